@@ -166,15 +166,13 @@ async def _open_system(
     largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
     log_of = history if cluster is None else cluster.attach(history, files)
     attempts = Attempts(executors, log_of, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
-    async with trio.open_nursery() as history_nursery:
-        recording = trio.CancelScope()
-        await history_nursery.start(_record_within, recording, history)
-        # Cancelled executions are recorded too: only the `finally` below closes the history.
-        recording.shield = True
-        catalog = None
-        try:
+    with ExitStack() as stack:
+        stack.callback(limits.close)
+        async with _open_history(history, launcher):
             # A call from the command line serves its file only; registered modules belong to the server.
             catalog = None if own is None else await trio.to_thread.run_sync(Catalog.open, own / FILE_NAME)
+            if catalog is not None:
+                stack.callback(catalog.close)
             publisher = Publisher((records or data) / "code", around.secrets)
             make = Registry if cluster is None else partial(Registry, feed_of=cluster.feeds.modules)
             registry = make(publisher, catalog, settings.registry, follow)
@@ -188,15 +186,24 @@ async def _open_system(
                     schedules_of = _open_schedules(own, registry, runs, follows, cluster)
                     async with schedules_of as schedules, notices_of() as outbox:
                         yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
+
+
+@asynccontextmanager
+async def _open_history(history: History, launcher: Launcher) -> AsyncIterator[None]:
+    """Record executions; on exit, no process is left, and everything is stored."""
+    async with trio.open_nursery() as nursery:
+        recording = trio.CancelScope()
+        await nursery.start(_record_within, recording, history)
+        # Cancelled executions are recorded too: only the `finally` below closes the history.
+        recording.shield = True
+        try:
+            yield
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
                 await history.aclose()
-            if catalog is not None:
-                catalog.close()
             recording.cancel()
-            limits.close()
-            history_nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 async def _record_within(scope: trio.CancelScope, history: History, *, task_status: trio.TaskStatus[None]) -> None:
@@ -383,18 +390,9 @@ def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sw
     )
     locks, largest = data / "locks", settings.server.max_frame_bytes
     environ = trusting(around.installer, store.build_ca)
+    docker = settings.docker, images, environ, launcher.table, data, largest
     return {
         Kind.VENV: VenvEnvironment(launcher, venvs, locks, environ, store.offline),
         Kind.CONDA: CondaEnvironment(launcher, condas, locks, environ, store.offline, store.conda_exe),
-        Kind.DOCKER: DockerEnvironment(
-            settings.docker,
-            images,
-            environ,
-            launcher.table,
-            data,
-            largest,
-            sweeps=sweeps,
-            offline=store.offline,
-            build_ca=store.build_ca,
-        ),
+        Kind.DOCKER: DockerEnvironment(*docker, sweeps=sweeps, offline=store.offline, build_ca=store.build_ca),
     }

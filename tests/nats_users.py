@@ -30,6 +30,9 @@ _NO_LIMITS = dict.fromkeys(
     -1,
 )
 
+_NO_STREAMS = {"mem_storage": 0, "disk_storage": 0}
+"""As a system account must have it."""
+
 
 @attrs.define
 class Identity:
@@ -74,19 +77,21 @@ class Account:
     """An account with JetStream and its operator."""
 
     def __init__(self) -> None:
-        self._operator, self._account = Identity("operator"), Identity("account")
+        self._operator, self._account, self._system = Identity("operator"), Identity("account"), Identity("account")
         self._operator.sign(self._operator, {})
         self._operator.sign(self._account, {"limits": {**_NO_LIMITS, "wildcards": True}})
+        self._operator.sign(self._system, {"limits": {**_NO_LIMITS, "wildcards": True, **_NO_STREAMS}})
         self.seed = self._account.seed
 
     @property
     def configuration(self) -> str:
-        """The lines of a server that knows this account only."""
-        preload = f"{{ {self._account.name}: {self._account.jwt} }}"
-        return f"operator: {self._operator.jwt}\nresolver: MEMORY\nresolver_preload: {preload}\n"
+        """The lines of a server that knows this account, and one for itself."""
+        accounts = ", ".join(f"{account.name}: {account.jwt}" for account in (self._account, self._system))
+        lines = f"operator: {self._operator.jwt}\nsystem_account: {self._system.name}\nresolver: MEMORY\n"
+        return f"{lines}resolver_preload: {{ {accounts} }}\n"
 
     def user(self, publish: Sequence[str] = (">",), subscribe: Sequence[str] = (">",)) -> Identity:
-        """Return a user who may publish and subscribe to these subjects."""
+        """Return a user with the right to publish and subscribe to these subjects."""
         user = Identity("user")
         rights = {"pub": {"allow": [*publish]}, "sub": {"allow": [*subscribe]}, "subs": -1, "data": -1, "payload": -1}
         self._account.sign(user, rights)

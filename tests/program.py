@@ -30,8 +30,6 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 _SECONDS = 60.0
-_MOST = 1024 * 1024
-"""Bytes of arguments and variables of one command."""
 
 
 def run_program(
@@ -41,17 +39,75 @@ def run_program(
     environ: Mapping[str, str],
     stdin: bytes = b"",
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the program, in a folder and with exactly these variables, as `subprocess.run` would.
+    """Run a command of the program, in a folder and with exactly these variables, as `subprocess.run` would."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        process = start_program(arguments, cwd=cwd, environ=environ, streams=(given, out, err))
+        try:
+            code = process.wait(_SECONDS)
+        except BaseException:
+            process.send_signal(signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(arguments, code, _content(out), _content(err))
 
-    With variables of Python that differ from those here it really starts, since Python reads them then.
+
+def start_program(
+    arguments: Sequence[str | bytes], *, cwd: Path, environ: Mapping[str, str], streams: Sequence[IO[bytes]]
+) -> Forked | subprocess.Popen[bytes]:
+    """Start the program with files as its standard streams.
+
+    With variables that Python or the loader of programs reads, and that differ from those here, it really starts.
     """
-    theirs = {name: value for name, value in environ.items() if name.startswith("PYTHON")}
-    if theirs.items() - os.environ.items():
+    early = {name: value for name, value in environ.items() if name.startswith(("PYTHON", "LD_"))}
+    if early.items() - os.environ.items():
         command = [sys.executable, str(ROOT / "main.py"), *arguments]
-        return subprocess.run(
-            command, cwd=cwd, env=environ, input=stdin, capture_output=True, timeout=_SECONDS, check=False
-        )
-    return _forks().run([os.fsdecode(each) for each in arguments], cwd, dict(environ), stdin)
+        stdin, stdout, stderr = streams
+        return subprocess.Popen(command, cwd=cwd, env=environ, stdin=stdin, stdout=stdout, stderr=stderr)
+    return _forks().start([os.fsdecode(each) for each in arguments], cwd, dict(environ), streams)
+
+
+class Forked:
+    """A process of the program, which the tests can ask and signal as one of their own."""
+
+    def __init__(self, line: socket.socket, asked: bytes) -> None:
+        self.returncode: int | None = None
+        self._line = line
+        line.settimeout(_SECONDS)
+        with line.makefile("rwb", buffering=0) as both:
+            both.write(asked + b"\n")
+            self.pid = int(both.readline())
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+        return self._ended(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code when it has ended, or raise `subprocess.TimeoutExpired`."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(["operato-runner"], timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, seconds: float | None) -> int | None:
+        if self.returncode is None:
+            self._line.settimeout(seconds)
+            with contextlib.suppress(TimeoutError, BlockingIOError):
+                self.returncode = int(self._line.recv(16))
+                self._line.close()
+        return self.returncode
+
+    def __del__(self) -> None:
+        self._line.close()
 
 
 class _Forks:
@@ -65,34 +121,13 @@ class _Forks:
             self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         atexit.register(self.close)
 
-    def run(
-        self, arguments: list[str], cwd: Path, environ: dict[str, str], stdin: bytes
-    ) -> subprocess.CompletedProcess[bytes]:
-        with self._lock, contextlib.ExitStack() as files:
-            given, out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
-            given.write(stdin)
-            given.seek(0)
-            asked = json.dumps({"arguments": arguments, "cwd": str(cwd), "environ": environ}).encode()
-            assert len(asked) <= _MOST
-            ours, theirs = socket.socketpair()
-            files.enter_context(ours)
-            with theirs:
-                self._send([given, out, err], theirs)
-            ours.settimeout(_SECONDS)
-            with ours.makefile("rwb") as line:
-                line.write(asked + b"\n")
-                line.flush()
-                pid = int(line.readline())
-                try:
-                    code = int(line.readline())
-                except TimeoutError:
-                    os.kill(pid, signal.SIGKILL)
-                    raise
-            return subprocess.CompletedProcess(arguments, code, _content(out), _content(err))
-
-    def _send(self, streams: Sequence[IO[bytes]], line: socket.socket) -> None:
-        fds = array.array("i", [*(stream.fileno() for stream in streams), line.fileno()])
-        self._line.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    def start(self, arguments: list[str], cwd: Path, environ: dict[str, str], streams: Sequence[IO[bytes]]) -> Forked:
+        asked = json.dumps({"arguments": arguments, "cwd": str(cwd), "environ": environ}).encode()
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            fds = array.array("i", [*(stream.fileno() for stream in streams), theirs.fileno()])
+            self._line.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        return Forked(ours, asked)
 
     def close(self) -> None:
         self._line.close()
@@ -120,6 +155,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 def _serve(line: socket.socket) -> None:
     """Fork a process for each command, until the tests have ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets those that have reported
     while True:
         sent, control, *_ = line.recvmsg(1, socket.CMSG_SPACE(4 * array.array("i").itemsize))
         if not sent:
@@ -127,20 +163,29 @@ def _serve(line: socket.socket) -> None:
         fds = array.array("i")
         for _, _, content in control:
             fds.frombytes(content)
-        streams, answers = fds[:3], socket.socket(fileno=fds[3])
-        with answers, answers.makefile("rwb") as answer:
-            asked = json.loads(answer.readline())
-            pid = os.fork()
-            if pid == 0:
-                line.close()
-                _become(asked, streams)
-            for fd in streams:
-                os.close(fd)
-            with contextlib.suppress(OSError):  # the tests have ended
-                answer.write(f"{pid}\n".encode())
-                answer.flush()
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                answer.write(f"{code}\n".encode())
+        if os.fork() == 0:
+            line.close()
+            _report(socket.socket(fileno=fds[3]), fds[:3])
+        for fd in fds:
+            os.close(fd)
+
+
+def _report(line: socket.socket, streams: Sequence[int]) -> NoReturn:
+    """Start one command; tell its process ID and, when it has ended, its exit code."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with line.makefile("rb") as asked:
+            wanted = json.loads(asked.readline())
+        pid = os.fork()
+        if pid == 0:
+            line.close()
+            _become(wanted, streams)
+        for fd in streams:
+            os.close(fd)
+        line.sendall(f"{pid}\n".encode())
+        line.sendall(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+    finally:
+        os._exit(0)
 
 
 def _become(asked: dict[str, Any], streams: Sequence[int]) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.program import run_program
+from tests.program import Forked, run_program, start_program
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, str(ROOT / "main.py"))
@@ -30,21 +30,30 @@ class Server:
         *options: str,
         program: Sequence[str] = PROGRAM,
         environ: Mapping[str, str] | None = None,
+        real: bool = False,
     ) -> None:
+        """Start it. Unless it is `real`, as a fork of a process that has imported the program (`tests/program.py`)."""
         self.home = home
         (home / "ready.json").unlink(missing_ok=True)
         common = ["--config", "modules.yaml"]
         main = [*program]
         ports = ["--rest-port", "0", "--grpc-port", "0"]
-        serve = [*main, *common, *ports, "--ready-file", "ready.json", "--drain-timeout", "1", *options]
-        self.log = (home / "log").open("w")
-        self.process = subprocess.Popen(serve, cwd=home, env=environ, stderr=self.log)
+        serve = [*common, *ports, "--ready-file", "ready.json", "--drain-timeout", "1", *options]
+        self.log = (home / "log").open("wb")
+        self.process: Forked | subprocess.Popen[bytes]
+        variables = os.environ if environ is None else environ
+        if real or tuple(main) != PROGRAM:
+            self.process = subprocess.Popen([*main, *serve], cwd=home, env=environ, stderr=self.log)
+        else:
+            with open(os.devnull, "r+b") as nothing:
+                streams = (nothing, nothing, self.log)
+                self.process = start_program(serve, cwd=home, environ=variables, streams=streams)
         wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (home / "log").read_text()
         self.ready = json.loads((home / "ready.json").read_text())
         token = ["token", "--subject", "test", "--scope", "admin", *common]
         done = (
-            run_program(token, cwd=home, environ=os.environ if environ is None else environ)
+            run_program(token, cwd=home, environ=variables)
             if tuple(main) == PROGRAM
             else subprocess.run([*main, *token], cwd=home, env=environ, check=False, capture_output=True)
         )

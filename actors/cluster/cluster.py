@@ -19,8 +19,7 @@ from actors.cluster.feed import Feeds, SharedClaims, SharedInstants
 from actors.cluster.files import Parts, SharedCollecting, SharedFiles, part_finder
 from actors.cluster.letters import Author
 from actors.cluster.node import node_name
-from actors.cluster.nodes import Facts, Neighbours, Nodes
-from actors.cluster.nodes.presence import RENEW_SECONDS, TTL_SECONDS
+from actors.cluster.nodes import RENEW_SECONDS, TTL_SECONDS, Facts, Neighbours, Nodes
 from actors.cluster.queue import Around, JobQueue
 from actors.cluster.record import POSITIONS_FILE, Mail, Outbox, Positions, Projection, SharedLog
 from actors.executions import Live, Runs
@@ -57,7 +56,7 @@ class Cluster:
     """Where executions are recorded."""
     files: SharedFiles = field(init=False)
     ends: EndsOfThisRunner = field(init=False)
-    """Confirms which ends of executions are told to others."""
+    """Confirms which ends of executions lead to notices."""
     projection: Projection = field(init=False)
     _history: History = field(init=False)
 
@@ -96,6 +95,7 @@ class Cluster:
         nodes = Nodes(*parts, self._adopt, shared.finish, facts)
         alive = Alive(self.engine, nodes.neighbours, self.settings.cluster.labels)
         queue = self._queue(runs, nodes, alive)
+        nodes.everywhere.queued = queue.waiting
         runs.claims = SharedClaims(self.engine, self.me, runs, alive.alive)
         is_live = partial(_is_live, runs, queue)
         outbox = Outbox(shared, history, self.positions, is_live, queue.offer, alive.alive, alive.nodes)

@@ -162,8 +162,7 @@ class History(Answers):
         """
         archive = self._admitting()
         await self.room.take(execution, growing=False)
-        if self.node is not None:  # it may have come from another runner
-            self._pending.expect((execution.id,))
+        self._pending.expect(() if self.node is None else (execution.id,))  # it may have come from another runner
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -177,9 +176,8 @@ class History(Answers):
     async def adopt(self, executions: Sequence[Execution]) -> None:
         """Store states from the log of a cluster; when this returns they are in the database.
 
-        A state that is here already, or was followed by a later one, changes nothing. They have no place in the journal
-        and lead to no notices; the runner that ended an execution sends these. Raises `RunnerError` (`unavailable`):
-        then some may be stored. Give at most about a thousand at a time.
+        A state that is here already, or was followed by a later one, changes nothing. They are not in the journal, and
+        lead to no notices. Give at most about a thousand. Raises `RunnerError` (`unavailable`); some may be stored.
         """
         self._opened()
         before = self.revision
@@ -187,8 +185,7 @@ class History(Answers):
             known = self._pending.find(execution.id)
             if known is None or stage_of(execution).follows(stage_of(known)):
                 self._pending.expect((execution.id,))
-                entry = self._entry(execution)
-                self._committer.put(evolve(entry, adopted=True))
+                self._committer.put(evolve(self._entry(execution), adopted=True))
         if self.revision > before:
             await self._committer.wait_for_disk()
 

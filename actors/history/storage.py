@@ -255,8 +255,8 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
 def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | None = None) -> tuple[str, ...]:
     """Fail running executions as `lost` at `now`; return their ids, oldest first.
 
-    These are all of them on a single machine. In a cluster, `node` is the name of this runner: its synchronous ones,
-    and those from before it joined; the cluster decides about the others.
+    These are all of them on a single machine. In a cluster, they are the calls of this `node`, and all from before its
+    join; the cluster decides about the others.
 
     Their notices are added, and withdrawn if they run again. Their pieces stay. A reader may have seen events that were
     never stored, and no number may come twice: so `events_count`, from which a retry numbers its events, is `LOST_SEQS`
@@ -283,10 +283,9 @@ def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | 
 
 
 def queued(connection: sa.Connection, node: str | None = None) -> tuple[str, ...]:
-    """Return the ids of the queued executions that the last runner left to this one, oldest first."""
-    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, *_left_by(node))
-    if node is not None:  # the cluster has accepted ones, or gets those from before the join
-        wanted = wanted.where(sa.not_(executions.c.asynchronous))
+    """Return the ids of the queued executions that the last runner left, oldest first; in a cluster, only calls."""
+    calls = () if node is None else (sa.not_(executions.c.asynchronous),)
+    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, *_left_by(node), *calls)
     names = tuple(connection.execute(wanted.order_by(executions.c.created_at, executions.c.id)).scalars())
     connection.rollback()
     return names

@@ -5,10 +5,9 @@
 gives changes their order.
 """
 
-from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog, registered_names
 from actors.registry.code_store import specs_digest
-from actors.registry.feed import Feed
+from actors.registry.feed import Audit, Feed
 from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry

@@ -1,7 +1,7 @@
 """`Feed`: where changes of registered modules get their order and their numbers, and are recorded.
 
 On one machine the catalog does so (`OwnFeed`). In a cluster a change is one message, which each runner applies to its
-own catalog.
+own catalog. `Audit` is the log of changes, in the catalog.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from attrs import define
 
 from actors.one_file import InTurn
 from actors.registry.catalog import Catalog
-from actors.registry.stored import Note, StoredVersion
+from actors.registry.stored import Change, ChangesQuery, Note, StoredVersion
+from protocol.errors import ErrorKind, error
 
 
 class Feed(Protocol):
@@ -75,3 +76,33 @@ class OwnFeed:
     async def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit log."""
         await self._in_catalog(self._catalog.note, subject, tuple(notes))
+
+
+@define
+class Audit:
+    """The log of who changed modules and API keys. Methods raise RunnerError `unavailable`."""
+
+    _catalog: Catalog | None
+    _in_catalog: InTurn
+    feed: Feed | None = None
+
+    def known(self) -> Feed:
+        """Return where modules are changed. Raises RunnerError `unavailable` without a catalog."""
+        if self.feed is None:
+            raise _nothing_is_kept()
+        return self.feed
+
+    async def changes(self, query: ChangesQuery) -> list[Change]:
+        """Return entries of the log, newest first."""
+        if self._catalog is None:
+            raise _nothing_is_kept()
+        return await self._in_catalog(self._catalog.changes, query)
+
+    async def note(self, subject: str, notes: Iterable[Note]) -> None:
+        """Add entries to the log for changes that are made elsewhere."""
+        await self.known().note(subject, notes)
+
+
+def _nothing_is_kept() -> Exception:
+    text = "this runner serves only its modules file; nothing can be registered"
+    return error(ErrorKind.UNAVAILABLE, text)

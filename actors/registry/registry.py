@@ -6,7 +6,6 @@ stored in the catalog version by version. When both have a name, the file wins.
 
 from __future__ import annotations
 
-import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,17 +19,17 @@ from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
 from actors.one_file import InTurn, until_first
-from actors.registry.audit import Audit
 from actors.registry.catalog import Catalog
-from actors.registry.feed import Feed, OwnFeed
+from actors.registry.feed import Audit, Feed, OwnFeed
 from actors.registry.published import Published
 from actors.registry.publisher import Publisher, stored
-from actors.registry.routes import Routes
+from actors.registry.served import Served
 from actors.registry.snapshot import Changes, Condition, Registered, RegistrySnapshot
 from actors.registry.stored import Action, Note
-from config.modules import ModuleSpec, conflict_text
+from config.modules import ModuleSpec
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import ModuleRef
 
 FILE = "operator's file"
 """The subject of changes by the operator's file, in the audit log."""
@@ -96,12 +95,9 @@ class Registry:
     settings: RegistrySettings = field(factory=RegistrySettings)
     follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
     feed_of: Callable[[Catalog, InTurn], Feed] = OwnFeed
-    snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     damaged: set[str] = field(factory=set, init=False)
     """Versions whose stored code is damaged and could not be made again."""
-    _file: Mapping[str, Published] | None = field(default=None, init=False)
-    """Modules of the operator's file; None before the first `publish`."""
-    _registered: Mapping[str, Registered] = field(factory=dict, init=False)
+    _served: Served = field(init=False)
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _staged: Counter[Path] = field(factory=Counter, init=False)
     """Code folders of staged versions, which may become versions or not; counted."""
@@ -109,23 +105,23 @@ class Registry:
     """The version that is being registered, to be served as it is."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
-    _showing: trio.Lock = field(factory=trio.Lock, init=False)
-    """Held while the snapshot is made."""
     _in_catalog: InTurn = field(factory=lambda: InTurn("registered modules cannot be read or written"), init=False)
     audit: Audit = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         feed = None if self.catalog is None else self.feed_of(self.catalog, self._in_catalog)
         self.audit = Audit(self.catalog, self._in_catalog, feed)
+        self._served = Served(self.follow)
+
+    @property
+    def snapshot(self) -> RegistrySnapshot:
+        """All modules as they are now."""
+        return self._served.snapshot
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
-        if self.catalog is not None and self._file is None:
-            async with self._showing:
-                kept = await self._in_catalog(self.catalog.load)
-                self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
-                # Known by name from now on, and served with the first `publish`: the file goes first.
-                self.snapshot = RegistrySnapshot(registered=self._registered)
+        if self.catalog is not None and self._served.file is None:
+            await self._served.restore(partial(_restored, self.publisher, self._in_catalog, self.catalog))
         task_status.started()
         await self._mailbox.serve(self._handle)
 
@@ -162,24 +158,23 @@ class Registry:
         return self._mailbox.statistics()
 
     async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
-        before = self._file
+        before = self._served.file
         async with self._keeping:
             try:
                 after = await trio.to_thread.run_sync(self.publisher.publish_all, question.specs, before or {})
             except OSError as problem:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
-            self._file = {module.spec.name: module for module in after}
-            async with self._showing:
-                await self._show()
+            file = {module.spec.name: module for module in after}
+            await self._served.set_file(file)
         # In a thread, as there may be thousands of modules.
-        changes = await trio.to_thread.run_sync(RegistrySnapshot(self._file).since, RegistrySnapshot(before or {}))
+        changes = await trio.to_thread.run_sync(RegistrySnapshot(file).since, RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
         for name in sorted(changes.added):
-            if name in self._registered:
+            if name in self._served.registered:
                 log.warning("the file has a module of this name; the registered one is not served", module=name)
         if before is not None and changes and self.catalog is not None:
             try:
-                await self.audit.note(FILE, _notes_of(changes, self._file))
+                await self.audit.note(FILE, _notes_of(changes, file))
             except RunnerError as problem:  # the file is served, whether that can be noted or not
                 log.warning("a reload is not in the audit log", why=str(problem))
         return self.snapshot
@@ -231,7 +226,7 @@ class Registry:
             self.damaged.discard(str(module.ref))
             return
         name, version, files = module.spec.name, module.ref.version, None
-        known = self._registered.get(name)
+        known = self._served.registered.get(name)
         if self.catalog is not None and known is not None and known.versions.get(version) is module:
             files = partial(self.catalog.files, name, version)
         async with self._keeping:
@@ -254,8 +249,8 @@ class Registry:
             if question.activate and known.active != version:
                 known = await self._make_active(feed, known, version, str(module.published_by))
             return Added(there, known, created=False)
-        if known is None and len(self._registered) >= self.settings.max_modules:
-            text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
+        if known is None and len(self._served.registered) >= self.settings.max_modules:
+            text = f"there are {len(self._served.registered)} registered modules; the limit is `max_modules`"
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
         if question.activate:
             self.snapshot.check_loop(module)
@@ -268,7 +263,7 @@ class Registry:
         revision = await feed.register(stored(module), question.files, active, pruned)
         kept = {each: published for each, published in versions.items() if each not in pruned}
         after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
-        await self._replace(after)
+        await self._served.put(after)
         log.info("registered", module=str(module.ref), by=module.published_by, active=active == version)
         return Added(module, after, created=True)
 
@@ -284,7 +279,7 @@ class Registry:
         self.snapshot.routes.check(known.name, known.versions[version].spec)
         revision = await feed.activate(known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
-        await self._replace(after)
+        await self._served.put(after)
         log.info("activated", module=known.name, version=version, before=known.active, by=subject)
         return after
 
@@ -294,10 +289,7 @@ class Registry:
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await feed.remove(name, question.subject, detail)
-            async with self._showing:
-                if self._registered.get(name) is known:
-                    self._registered = {each: module for each, module in self._registered.items() if each != name}
-                    await self._show()
+            await self._served.drop(known)
         else:
             self.snapshot.get(name, version)
             if version == known.active:
@@ -305,54 +297,46 @@ class Registry:
                 raise error(ErrorKind.CONFLICT, text, field="version")
             revision = await feed.remove_version(name, version, question.subject)
             versions = {each: module for each, module in known.versions.items() if each != version}
-            await self._replace(evolve(known, versions=versions, revision=revision))
+            await self._served.put(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
-
-    async def _replace(self, module: Registered) -> None:
-        async with self._showing:
-            known = self._registered.get(module.name)
-            if known is None or known.revision < module.revision:  # else a cluster has made it known, or a later one
-                self._registered = {**self._registered, module.name: module}
-                await self._show()
 
     async def adopt(self, names: Collection[str]) -> None:
         """Serve these modules as the catalog has them now, after changes by runners of the cluster.
 
         Raises RunnerError `unavailable`; then nothing is changed.
         """
-        catalog = self.catalog
-        if catalog is None:
-            return
-        async with self._keeping, self._showing:
-            kept = [each for name in names if (each := await self._in_catalog(catalog.module, name)) is not None]
-            were = [self._registered[name] for name in names if name in self._registered]
-            known = {version.ref: version for module in were for version in module.versions.values()}
-            if (mine := self._registering) is not None:
-                known[mine.ref] = mine
-            found = await trio.to_thread.run_sync(self.publisher.restore_all, kept, catalog.files, known)
-            before = {name: module for name, module in self._registered.items() if name not in names}
-            self._registered = {**before, **found}
-            if self._file is not None:  # else `publish` shows them
-                await self._show()
-
-    async def _show(self) -> None:
-        """Publish the modules as they are now."""
-        active = {
-            name: module.versions[module.active]
-            for name, module in self._registered.items()
-            if module.active is not None and module.active in module.versions
-        }
-        modules = {**active, **(self._file or {})}
-        self.snapshot = RegistrySnapshot(
-            modules, self._registered, await _routes(self.snapshot.routes, modules.values())
-        )
-        self.follow(self.snapshot)
+        if self.catalog is not None:
+            async with self._keeping:
+                were = [self._served.registered[name] for name in names if name in self._served.registered]
+                known = {version.ref: version for module in were for version in module.versions.values()}
+                if (mine := self._registering) is not None:
+                    known[mine.ref] = mine
+                load = partial(_restored, self.publisher, self._in_catalog, self.catalog, names, known)
+                await self._served.adopt(names, load)
 
     async def collect(self, besides: Iterable[Path] = ()) -> None:
         """Remove code folders that no version uses, except those in `besides`, in which something runs."""
         async with self._keeping:
             more = {*besides, *self._staged}
-            await trio.to_thread.run_sync(_remove_code, self.publisher, self.snapshot, dict(self._registered), more)
+            await trio.to_thread.run_sync(
+                _remove_code, self.publisher, self.snapshot, dict(self._served.registered), more
+            )
+
+
+async def _restored(
+    publisher: Publisher,
+    in_catalog: InTurn,
+    catalog: Catalog,
+    names: Collection[str] | None = None,
+    known: Mapping[ModuleRef, Published] | None = None,
+) -> Mapping[str, Registered]:
+    """Return the registered modules of the catalog, or those with these names; `known` versions are kept."""
+    if names is None:
+        kept = await in_catalog(catalog.load)
+    else:
+        found = [await in_catalog(catalog.module, name) for name in names]
+        kept = [each for each in found if each is not None]
+    return await trio.to_thread.run_sync(publisher.restore_all, kept, catalog.files, known or {})
 
 
 def _remove_code(
@@ -362,18 +346,6 @@ def _remove_code(
     used |= {module.root for module in snapshot.everything()}
     used |= {version.root for module in registered.values() for version in module.versions.values()}
     publisher.remove_code(used)
-
-
-async def _routes(known: Routes, modules: Iterable[Published]) -> Routes:
-    """Return the endpoints of modules: the `known` ones, if the modules that have some are the same."""
-    found = tuple(module for module in modules if module.spec.endpoints)
-    if len(found) == len(known.modules) and all(map(operator.is_, found, known.modules)):
-        return known
-    routes = await trio.to_thread.run_sync(Routes.of, found)
-    for route, other in routes.hidden:
-        text = conflict_text(route.endpoint, other.module.ref.name, other.endpoint)
-        log.warning("an endpoint is not served", module=str(route.module.ref), why=text)
-    return routes
 
 
 def _notes_of(changes: Changes, file: Mapping[str, Published]) -> list[Note]:

@@ -42,7 +42,7 @@ CLUSTER = ("nats", "nkeys", "actors.cluster")
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Server]:
     """Return a server in whose process one module runs, which returns the names of everything imported."""
-    with running(tmp_path, MODULES.replace("hinted: {", "# hinted: {")) as server:
+    with running(tmp_path, MODULES.replace("hinted: {", "# hinted: {"), real=True) as server:
         yield server
         assert server.stop() == 0
 
@@ -74,7 +74,7 @@ def test_a_server_of_inline_modules_imports_nothing_for_other_purposes(served: S
 
 @pytest.mark.usefixtures("with_engine")
 def test_an_engine_alone_imports_no_library_for_containers(tmp_path: Path) -> None:
-    with running(tmp_path, MODULES.partition("}\n")[2]) as server:
+    with running(tmp_path, MODULES.partition("}\n")[2], real=True) as server:
         kinds = {item["env"]: item["available"] for item in server.client.get("/environments").json()["items"]}
         assert kinds["docker"]
         assert imported(server) & {"docker", "requests", "urllib3"} == set()
@@ -124,7 +124,7 @@ def test_a_command_without_a_cluster_imports_nothing_of_clusters(tmp_path: Path,
 
 def test_a_hint_imports_the_check_of_schemas_when_it_is_published(tmp_path: Path) -> None:
     """The first call would hold up the event loop."""
-    with running(tmp_path, MODULES) as server:
+    with running(tmp_path, MODULES, real=True) as server:
         assert "jsonschema" in imported(server)
         assert server.execute("hinted", {"a": "b"}).status_code == 400
         assert server.stop() == 0

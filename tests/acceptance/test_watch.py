@@ -205,7 +205,7 @@ def test_nothing_outlives_the_runner(how: str, user: list[str], home: Path, scri
 
 def test_nothing_outlives_the_watcher(home: Path) -> None:
     """The runner ends its workers, and then itself, as if it was killed."""
-    with running(home, modules_of("warm", "fork")) as server, zoo(server, home, "warm", "fork") as found:
+    with running(home, modules_of("warm", "fork"), real=True) as server, zoo(server, home, "warm", "fork") as found:
         with ended(server.ready["pid"]) as wait_ended:
             os.kill(server.process.pid, signal.SIGKILL)
             wait_ended()
@@ -216,7 +216,7 @@ def test_nothing_outlives_the_watcher(home: Path) -> None:
 
 def test_the_next_runner_kills_the_processes_of_one_that_was_killed_with_its_watcher(home: Path) -> None:
     copies = home / "data" / ".backup-4711"
-    with running(home, modules_of("warm", "fork")) as server, zoo(server, home, "warm", "fork") as found:
+    with running(home, modules_of("warm", "fork"), real=True) as server, zoo(server, home, "warm", "fork") as found:
         os.kill(server.process.pid, signal.SIGSTOP)  # it sees nothing any more
         with ended(server.ready["pid"]) as wait_ended:
             os.kill(server.ready["pid"], signal.SIGKILL)
@@ -229,7 +229,7 @@ def test_the_next_runner_kills_the_processes_of_one_that_was_killed_with_its_wat
         copies.mkdir()
         (copies / "history.db").write_text("half")
 
-        with running(home, modules_of("warm")) as following:
+        with running(home, modules_of("warm"), real=True) as following:
             assert not left.exists()
             assert not link.is_symlink()
             assert not copies.exists()
@@ -241,7 +241,7 @@ def test_the_next_runner_kills_the_processes_of_one_that_was_killed_with_its_wat
 
 def test_the_processes_of_a_living_runner_are_spared(home: Path) -> None:
     """A command with the same data directory removes only what has no holder."""
-    with running(home, modules_of("warm")) as server, zoo(server, home, "warm") as found:
+    with running(home, modules_of("warm"), real=True) as server, zoo(server, home, "warm") as found:
         done = subprocess.run(
             [sys.executable, ROOT / "main.py", "doctor"], cwd=home, check=False, capture_output=True, timeout=60
         )
@@ -276,7 +276,7 @@ modules:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_of_a_service_drains_once(tmp_path: Path, number: int) -> None:
     """The runner gets it twice then, and a second signal would end it at once."""
-    with running(tmp_path, SLOW, "--drain-timeout", "20") as server:
+    with running(tmp_path, SLOW, "--drain-timeout", "20", real=True) as server:
         answers = []
         thread = threading.Thread(target=lambda: answers.append(server.execute("slow", str(tmp_path / "begun"))))
         thread.start()
@@ -289,14 +289,14 @@ def test_a_signal_to_all_processes_of_a_service_drains_once(tmp_path: Path, numb
 
 
 def test_the_watcher_ends_as_the_runner_does(tmp_path: Path) -> None:
-    with running(tmp_path, SLOW) as server:
+    with running(tmp_path, SLOW, real=True) as server:
         os.kill(server.ready["pid"], signal.SIGABRT)
 
         assert server.stop(None) == -signal.SIGABRT
 
 
 def test_the_watcher_is_small(tmp_path: Path) -> None:
-    with running(tmp_path, SLOW) as server:
+    with running(tmp_path, SLOW, real=True) as server:
         assert proc.name(server.process.pid) == "operato-watcher"
         assert proc.children(server.process.pid) == [server.ready["pid"]]
         assert proc.resident_bytes(server.process.pid) < 10e6

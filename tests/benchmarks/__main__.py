@@ -12,7 +12,7 @@ from tests.benchmarks.report import compare
 
 NAMES = (
     *("http", "grpc", "endpoints", "workers", "modules", "kinds", "history", "executions", "bytes"),
-    *("growth", "start", "starts", "stalls"),
+    *("growth", "start", "starts", "stalls", "cluster", "cluster_link"),
 )
 
 match sys.argv[1:]:

@@ -111,8 +111,9 @@ class Runner:
         return (self.home / "log").read_text()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the runner itself, not to its watcher."""
-        os.kill(self.pid, number)
+        """Send a signal to the runner itself, not to its watcher; one that was killed has none."""
+        if self.client is not None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, its watcher and workers too."""
@@ -159,6 +160,22 @@ class Runner:
             assert answer.status_code in (429, 503), answer.text
         return None
 
+    def call(self, module: str, value: Any) -> str | None:
+        """Call a module and wait; return the id when it succeeded."""
+        if self.client is None:
+            return None
+        with suppress(httpx.HTTPError, RuntimeError):
+            answer = self.client.post(f"/modules/execute/{module}", json=value)
+            if answer.status_code == 200:
+                name: str = answer.json()["id"]
+                return name
+        return None
+
+    def cancel(self, name: str) -> None:
+        if self.client is not None:
+            with suppress(httpx.HTTPError, RuntimeError):
+                self.client.post(f"/executions/{name}/cancel")
+
 
 @attrs.define(eq=False)
 class Fleet:
@@ -169,7 +186,9 @@ class Fleet:
     runners: list[Runner]
     ways: Proxies
     accepted: dict[str, str] = attrs.field(factory=dict)
-    """The modules of accepted executions."""
+    """The modules of accepted executions, and of calls that were answered."""
+    cancelled: set[str] = attrs.field(factory=set)
+    """Executions that a caller asked to cancel."""
 
     @property
     def calls(self) -> Path:
@@ -185,6 +204,13 @@ class Fleet:
         name = runner.submit(module, {"calls": str(self.calls), "seconds": seconds, **value})
         if name is not None:
             self.accepted[name] = module
+        return name
+
+    def call(self, runner: Runner) -> str | None:
+        """Call a module at a door; return the id when it succeeded."""
+        name = runner.call("once", {"calls": str(self.calls), "seconds": 0})
+        if name is not None:
+            self.accepted[name] = "once"
         return name
 
     def begun(self, name: str) -> list[int]:
@@ -222,7 +248,7 @@ class Fleet:
 
     def check(self) -> Counter[str]:
         """Wait until every door tells the same end of every accepted execution, and check each; return the ends."""
-        began, deadline = time.monotonic(), time.monotonic() + WHOLE_SECONDS
+        deadline = time.monotonic() + WHOLE_SECONDS
         while True:
             views = [self.ends(runner) for runner in self.runners]
             lacking = [len(self.accepted) - len(view) for view in views]
@@ -230,7 +256,6 @@ class Fleet:
                 break
             assert time.monotonic() < deadline, self.explain(views)
             time.sleep(0.2)
-        print(f"{len(self.accepted)} accepted, whole after {time.monotonic() - began:.1f} s")
         counts: Counter[str] = Counter()
         for name, module in self.accepted.items():
             self.check_one(name, module, views[0][name])
@@ -241,6 +266,8 @@ class Fleet:
         begun = self.begun(name)
         assert len(begun) == len(set(begun)), f"an attempt of {name} ({module}) began twice: {begun}"
         kind = (end.get("error") or {}).get("kind")
+        if kind == "cancelled" and name in self.cancelled:
+            return
         if module == "once":
             assert len(begun) <= 1, f"{name} began without a policy: {begun}"
             assert kind in (None, "lost"), end
@@ -283,10 +310,17 @@ class Load:
             thread.join()
 
     def _call(self, runner: Runner) -> None:
-        chance = random.Random(runner.node)
+        chance, own = random.Random(runner.node), list[str]()
         while not self._ended.wait(self.pause):
-            module = chance.choice(self.modules)
-            if self.fleet.submit(runner, module, chance.choice([0, 0, 0.05, 0.5])):
+            module, what = chance.choice(self.modules), chance.random()
+            if what < 0.05 and own:
+                name = chance.choice(own[-10:])
+                self.fleet.cancelled.add(name)
+                runner.cancel(name)
+            elif what < 0.15:
+                self.fleet.call(runner)
+            elif name := self.fleet.submit(runner, module, chance.choice([0, 0, 0.05, 0.5])):
+                own.append(name)
                 self.accepted += 1
 
     def wait(self, count: int) -> None:
@@ -296,14 +330,16 @@ class Load:
 
 
 @contextmanager
-def fleet(servers: Servers, folder: Path, *options: str, name: str | None = None) -> Iterator[Fleet]:
-    """Run three runners of a cluster of their own."""
+def fleet(
+    servers: Servers, folder: Path, *options: str, name: str | None = None, nodes: tuple[str, ...] = NODES
+) -> Iterator[Fleet]:
+    """Run three runners, or others, of a cluster of their own."""
     name = name or f"t{secrets.token_hex(4)}"
     (folder / "calls").mkdir(parents=True)
     ways = Proxies()
     runners = []
     try:
-        for node in NODES:
+        for node in nodes:
             ports = [ways.add((node, server.name), server.port) for server in servers.all]
             urls = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
             given = ("--cluster", urls, "--cluster-name", name, "--node", node, "--redelivery", str(REDELIVERY))

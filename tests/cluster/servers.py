@@ -178,13 +178,13 @@ class Servers:
         return ClusterSettings(**given)
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> bool:
-        """Wait until all that run know a leader and are up to date. False if one of them ends, or in the end."""
+        """Wait until all know a leader and are up to date. False if one of them has ended, or after this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if all(_ready(each, clustered=self.count > 1) for each in self.all if each.running and not each.stopped):
-                return True
             if not all(each.running for each in self.all):
                 return False
+            if all(_ready(each, clustered=self.count > 1) for each in self.all if not each.stopped):
+                return True
             time.sleep(0.05)
         return False
 
@@ -321,6 +321,8 @@ class Proxies:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)  # for the ends of the connections
 
 
 @contextlib.contextmanager

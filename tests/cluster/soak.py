@@ -89,6 +89,7 @@ def soak(minutes: float, seed: int) -> None:
                 flush=True,
             )
             runners.accepted.clear()
+            runners.cancelled.clear()
 
 
 if __name__ == "__main__":

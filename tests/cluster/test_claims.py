@@ -147,7 +147,7 @@ async def test_the_key_of_a_runner_that_ended_is_taken_over_and_its_execution_ne
         assert await b.claim(execution(), 60, None) is None
 
     state = a.engine.names.state(first.id)
-    with pytest.raises(StaleError):  # the runner was only stopped, and goes on
+    with pytest.raises(StaleError):  # the runner was only stopped, and continues
         await a.engine.publish(state, pack(Letter(a.author, first)).data, expect=0)
     never = unpack((await a.engine.last(state)).data).execution
     assert (never.status, never.idempotency_key) == (Status.CANCELLED, None)

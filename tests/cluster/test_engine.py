@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import trio
 
-from actors.cluster.engine import Consumer, StaleError, UnansweredError, open_engine
+from actors.cluster.engine import Consumer, RefusedError, StaleError, UnansweredError, open_engine, pulling
 from protocol.errors import ErrorKind, RunnerError, error
 
 
@@ -124,3 +126,133 @@ async def test_the_answering_side_is_cancelled_when_the_asking_side_leaves(engin
             assert await anext(answers) == b"begun"
         with trio.fail_after(10):
             await cancelled.wait()
+
+
+async def test_a_repeated_publish_with_its_id_is_stored_once(engine):
+    subject = engine.names.state("a")
+    first = await engine.publish(subject, b"a", expect=0, message_id="a.1")
+
+    assert await engine.publish(subject, b"a", expect=0, message_id="a.1") == first
+    assert await engine.publish(subject, b"b", expect=first, message_id="a.2") > first
+    with pytest.raises(StaleError):
+        await engine.publish(subject, b"a", expect=0, message_id="a.1")
+
+
+async def test_a_presence_ends_by_itself_and_leaves_a_mark(engine):
+    subject = engine.names.presence("one")
+    async with engine.read(engine.names.nodes, after=0) as reader:
+        await engine.publish(subject, b"here", ttl=1)
+        got = []
+        with trio.fail_after(20):
+            while len(got) < 2:
+                got += await reader.batch()
+
+    assert [(stored.subject, stored.gone) for stored in got] == [(subject, False), (subject, True)]
+
+
+async def test_a_message_beyond_the_limit_of_the_servers_is_refused(engine):
+    with pytest.raises(RefusedError, match="the servers take"):
+        await engine.publish(engine.names.state("a"), bytes(engine.max_payload))
+
+
+async def test_a_reader_of_some_subjects_gives_a_large_stream_in_order(engine):
+    async with trio.open_nursery() as nursery:
+        for number in range(1500):
+            nursery.start_soon(engine.publish, engine.names.news("modules", str(number)), b"%d" % number)
+            nursery.start_soon(engine.publish, engine.names.news("other", "x"), b"")
+    got = []
+    async with engine.read(engine.names.feed, after=0, subjects=[engine.names.news("modules", "*")]) as reader:
+        while not got or reader.pending:
+            got += await reader.batch()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
+            await reader.batch()
+        await engine.publish(engine.names.news("modules", "last"), b"last")
+        assert [stored.data for stored in await reader.batch()] == [b"last"]
+
+    assert len({stored.subject for stored in got}) == len(got) == 1500
+    assert [stored.sequence for stored in got] == sorted(stored.sequence for stored in got)
+
+
+async def test_the_smaller_priority_gets_the_jobs(engine):
+    names, got = engine.names, {"warm": 0, "cold": 0}
+    consumer = Consumer(names.queue, "g00", (names.job("g00", "*"),))
+
+    async def pull(who, priority):
+        async with engine.pull(consumer) as puller:
+            while True:
+                for job in await puller.fetch(1, priority=priority):
+                    got[who] += 1
+                    await job.ack()
+
+    async def asked(number):
+        info = f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}"
+        while json.loads(await engine.ask(info, b"")).get("num_waiting") != number:
+            await trio.sleep(0.005)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull, "cold", 5)
+            nursery.start_soon(pull, "warm", 0)
+            for number in range(10):
+                await asked(2)
+                await engine.publish(names.job("g00", str(number)), b"")
+                while sum(got.values()) <= number:
+                    await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+
+    assert got == {"warm": 10, "cold": 0}
+
+
+async def test_a_pinned_consumer_serves_one_runner_until_it_leaves(engine, monkeypatch):
+    names, got = engine.names, {"one": [], "two": []}
+    consumer = Consumer(names.queue, "m1", (names.job("m1", "*"),), policy="pinned_client")
+
+    async def pull(who, scope):
+        with scope:
+            async with engine.pull(consumer) as puller:
+                while True:
+                    for job in await puller.fetch(1):
+                        got[who].append(job.subject)
+                        await job.ack()
+
+    monkeypatch.setattr(pulling, "PINNED_SECONDS", 1)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            scopes = {who: trio.CancelScope() for who in got}
+            for who, scope in scopes.items():
+                nursery.start_soon(pull, who, scope)
+            for number in range(6):
+                await engine.publish(names.job("m1", str(number)), b"")
+                while sum(map(len, got.values())) <= number:
+                    await trio.sleep(0.005)
+            first = max(got, key=lambda who: len(got[who]))
+            other = "two" if first == "one" else "one"
+            assert [len(got[first]), len(got[other])] == [6, 0]
+            scopes[first].cancel()
+            await engine.publish(names.job("m1", "last"), b"")
+            while not got[other]:
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_runner_keeps_a_pinned_consumer_while_it_has_no_place(engine, monkeypatch):
+    monkeypatch.setattr(pulling, "PINNED_SECONDS", 3)
+    names, got = engine.names, []
+    consumer = Consumer(names.queue, "m1", (names.job("m1", "*"),), policy="pinned_client")
+
+    async def other():
+        async with engine.pull(consumer) as puller:
+            got.extend(await puller.fetch(1, seconds=60))
+
+    async with engine.pull(consumer) as puller:
+        await engine.publish(names.job("m1", "0"), b"")
+        assert len(await puller.fetch(1)) == 1
+        await engine.publish(names.job("m1", "1"), b"")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other)
+                began = trio.current_time()
+                while trio.current_time() < began + 1.5 * pulling.PINNED_SECONDS:
+                    assert await puller.keep()
+                    await trio.sleep(0.1 * pulling.PINNED_SECONDS)
+                assert not got

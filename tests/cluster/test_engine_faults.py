@@ -1,9 +1,10 @@
-"""Cluster: the engine over servers that die, stop and come back: nothing acknowledged is lost, nothing waits for ever."""
+"""Cluster: the engine over servers that die, stop and come back: nothing acknowledged is lost, every wait ends."""
 
 from __future__ import annotations
 
 import gc
 import json
+import socket
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ import trio
 import trio.testing
 
 from actors.cluster.engine import AwayError, Consumer, StaleError, open_engine
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.link import Access
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -63,7 +66,7 @@ async def test_a_killed_leader_with_publishes_in_flight_loses_and_doubles_none(s
     assert sequences == sorted(set(sequences))
 
 
-async def test_a_read_continues_in_order_over_the_restart_of_each_server(servers):
+async def test_a_read_continues_in_order_over_restarts_of_its_server_and_of_the_leader(servers):
     async with open_engine(servers.settings()) as engine, trio.open_nursery() as nursery:
         got = []
 
@@ -75,8 +78,10 @@ async def test_a_read_continues_in_order_over_the_restart_of_each_server(servers
         nursery.start_soon(read)
         for number in range(120):
             await offer(engine, engine.names.state(str(number)), b"%d" % number)
-            if number % 40 == 20:
-                servers.all[number // 40].restart()
+            if number == 30:
+                next(each for each in servers.all if each.url == engine.server).restart()
+            if number == 80:
+                (await trio.to_thread.run_sync(servers.leader, engine.names.log)).restart()
     assert [stored.data for stored in got] == [b"%d" % number for number in range(120)]
 
 
@@ -114,25 +119,31 @@ async def test_a_cancelled_pull_is_forgotten_and_its_job_given_back(nats):
     async with open_engine(nats.settings()) as engine:
         names = engine.names
         for number in range(12):
-            consumer = Consumer(names.queue, f"g{number}", (names.job(f"g{number}", "*"),), ack_wait_seconds=600)
-            got = []
+            lane = f"g{number}"
+            consumer = Consumer(names.queue, lane, (names.job(lane, "*"),), ack_wait_seconds=600)
             async with engine.pull(consumer) as puller:
+                got = await cancelled_pull(engine, puller, consumer, steps=3 * number)
+                with trio.fail_after(20):
+                    job = (got or await puller.fetch(3, seconds=60))[0]
+                assert job.data == b"x"
 
-                async def pull():
-                    got.extend(await puller.fetch(3, seconds=60))
 
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(pull)
-                    await waiting(engine, consumer, 1)
-                    nursery.start_soon(engine.publish, names.job(f"g{number}", "a"), b"x")
-                    for _ in range(3 * number):
-                        await trio.lowlevel.checkpoint()
-                    nursery.cancel_scope.cancel()
-                await waiting(engine, consumer, 0)
-                if await engine.last(names.job(f"g{number}", "a"), fresh=True) is not None:
-                    with trio.fail_after(20):
-                        assert got or await pull() is None
-                    assert [job.data for job in got] == [b"x"]
+async def cancelled_pull(engine, puller, consumer, *, steps):
+    """Pull a job that is published meanwhile, and cancel that after some steps of the loop; returns what it got."""
+    got = []
+
+    async def pull():
+        got.extend(await puller.fetch(3, seconds=60))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pull)
+        await waiting(engine, consumer, 1)
+        engine.say(consumer.subjects[0].replace("*", "a"), b"x")
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await waiting(engine, consumer, 0)
+    return got
 
 
 async def test_all_servers_are_killed_and_started_and_nothing_acknowledged_is_lost(servers):
@@ -145,8 +156,7 @@ async def test_all_servers_are_killed_and_started_and_nothing_acknowledged_is_lo
             for server in servers.all:
                 server.kill()
             with pytest.raises(AwayError):
-                while True:
-                    await engine.publish(engine.names.state("a"), b"lost", expect=0)
+                await engine.publish(engine.names.state("a"), b"lost")
             while engine.connected:
                 await trio.sleep(0.01)
             with pytest.raises(AwayError):
@@ -157,18 +167,17 @@ async def test_all_servers_are_killed_and_started_and_nothing_acknowledged_is_lo
             await offer(engine, engine.names.state("b"), b"b")
             assert [stored.data for stored in await reader.batch()] == [b"b"]
         assert (await engine.last(engine.names.state("a"))).sequence == first
-        assert changes == [False, True]
+        assert changes == [False, True] * (len(changes) // 2)  # more often where another server still ran
 
 
 async def test_a_stopped_server_is_left_even_with_much_on_the_way(servers):
     async with open_engine(servers.settings()) as engine:
         server = next(each for each in servers.all if each.url == engine.server)
         server.stop()
-        began = trio.current_time()
         async with trio.open_nursery() as nursery:
             for number in range(16):
                 nursery.start_soon(offer, engine, engine.names.state(str(number)), bytes(900_000), 30)
-        print(trio.current_time() - began)
+        assert engine.server != server.url
         server.cont()
 
 
@@ -189,3 +198,58 @@ async def test_the_end_fails_what_is_asked_and_leaves_no_thread(nats):
         await trio.testing.wait_all_tasks_blocked()
     assert threading.active_count() <= before
     gc.collect()
+
+
+async def test_the_end_comes_soon_with_a_stopped_server_too(nats):
+    try:
+        async with open_engine(nats.settings()) as engine:
+            nats.all[0].stop()
+            for _ in range(20):
+                engine.say("a.b", bytes(500_000))
+        assert "cluster link" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        nats.heal()
+
+
+async def test_messages_that_come_faster_than_they_are_handled_are_dropped_and_counted(nats):
+    """Those of a subject that runners serve; questions and pulls bring as much as was asked for."""
+    settings = nats.settings()
+    connection = Connection(Access(settings.servers, "slow"), print)
+    connection.start()
+    try:
+        handled = []
+        subscription = connection.subscribe("a.flood", handled.append, limit=100)
+        await connection.wait_connected()
+        async with open_engine(settings) as engine:
+            connection.post("$JS.API.INFO", b"")  # after the subscription, which the server then has
+            await engine.ask("$JS.API.INFO", b"")
+            flood(settings.servers[0], 1000)
+            while subscription.received + subscription.dropped < 1000:
+                pass  # this loop does nothing else, like one that waits for the disk
+            assert handled == []
+        with trio.fail_after(10):
+            while len(handled) < 100:
+                await trio.sleep(0.001)
+        assert (len(handled), subscription.dropped) == (100, 900)
+    finally:
+        await connection.close()
+
+
+def flood(url, count):
+    """Send messages by a connection of its own, and wait until the server has them."""
+    host, port = url.removeprefix("nats://").split(":")
+    with socket.create_connection((host, int(port))) as sending:
+        sending.sendall(b'CONNECT {"verbose": false}\r\n' + b"PUB a.flood 1\r\nx\r\n" * count + b"PING\r\n")
+        while b"PONG" not in sending.recv(65536):
+            pass
+
+
+async def test_a_server_that_is_cut_off_is_left_for_another(proxied):
+    async with open_engine(proxied.settings()) as engine:
+        await offer(engine, engine.names.state("a"), b"a")
+        first = engine.server
+        at = next(each for each, url in zip(proxied.all, proxied.urls, strict=True) if url == first)
+        proxied.partition(at)
+        await offer(engine, engine.names.state("b"), b"b")
+        assert engine.server != first
+        assert (await engine.last(engine.names.state("a"), fresh=True)).data == b"a"

@@ -16,9 +16,11 @@ from actors.cluster.feed.code import MESSAGE_BYTES
 from actors.cluster.feed.news import MODULE, VERSION, ModuleNews, pack, token
 from actors.cluster.letters import Author
 from actors.keys import ApiKeys
-from actors.registry import Action, Catalog, ChangesQuery, Condition, Publisher, Registry
+from actors.registry import Action, Catalog, ChangesQuery, Condition, Note, Publisher, Registry
 from config.modules.spec import ModuleSpec
 from protocol.errors import ErrorKind, RunnerError
+
+CONTENTS = {"subjects_filter": "$O.*.M.*"}
 
 
 @attrs.frozen
@@ -178,11 +180,16 @@ async def test_changes_at_once_without_a_condition_all_count(both):
 
 async def test_large_code_goes_through_the_object_store(both):
     a, b = both
-    large = f"DATA = '{secrets.token_hex(MESSAGE_BYTES)}'\n{code(1)}"
+    large = f"DATA = '{secrets.token_hex(4 * MESSAGE_BYTES)}'\n{code(1)}"
     await a.register("job", large, "1")
     await until(lambda: "job" in b.registry.snapshot.modules)
 
     assert b.registry.snapshot.modules["job"].entry.read_text() == large
+    await b.registry.remove("job", None, subject="kim", condition=Condition())
+    await a.register("job", large, "1")
+    await until(lambda: "job" in b.registry.snapshot.modules)
+    found = await a.feeds.engine._requests.call(f"$JS.API.STREAM.INFO.OBJ_{a.feeds.engine.names.files}", CONTENTS)
+    assert len(found["state"]["subjects"]) == 1
 
 
 async def test_a_key_is_valid_everywhere_and_revoked_everywhere_at_once(both):
@@ -273,8 +280,10 @@ async def test_news_of_a_later_release_are_told_and_not_fatal(both):
     a, b = both
     names, engine = b.feeds.engine.names, b.feeds.engine
     news = ModuleNews(author=Author("z", "z", "9.0"), version=VERSION + 1, name="x", subject="kim", notes=())
-    await engine.publish(names.news(MODULE, token("x")), pack(news))
+    number = await engine.publish(names.news(MODULE, token("x")), pack(news))
     await until(lambda: MODULE in a.feeds.unreadable)
+    await a.registry.audit.note("kim", [Note(Action.FILE_ADD, "y")])
+    assert a.registry.catalog.place()[1] == number - 1  # an upgraded runner reads it
 
     assert "9.0" in a.feeds.unreadable[MODULE]
     assert "upgrade" in a.feeds.unreadable[MODULE]
@@ -315,3 +324,23 @@ async def test_a_runner_reads_again_what_was_restored_and_offers_what_it_has(nat
         assert {name: found[:2] for name, found in a.shown().items()} == shown
         await b.register("job", code(3), "2")
         assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])
+
+
+async def test_runners_offer_what_they_have_when_the_engine_loses_it_meanwhile(both):
+    a, b = both
+    await a.register("job", code(1), "1")
+    await b.register("more", code(2), "1")
+    before = {name: found[:2] for name, found in (await alike(a, b)).items()}
+    names, engine = a.feeds.engine.names, a.feeds.engine
+    config = (await engine._requests.call(f"$JS.API.STREAM.INFO.{names.feed}"))["config"]
+    await engine._requests.call(f"$JS.API.STREAM.DELETE.{names.feed}")
+    await engine._requests.call(f"$JS.API.STREAM.CREATE.{names.feed}", config)
+    await engine.publish(names.news("mark", "x"), b"mark")  # a runner that starts
+    with trio.fail_after(30):
+        while await engine.last(names.news(MODULE, ">"), fresh=True) is None:
+            await trio.sleep(0.05)
+        await until(lambda: not any(each.feeds._modules.follower.joining for each in both))
+
+    assert {name: found[:2] for name, found in (await alike(a, b)).items()} == before
+    await a.register("job", code(3), "2")
+    assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])

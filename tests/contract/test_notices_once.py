@@ -32,7 +32,7 @@ async def test_a_notice_is_sent_withdrawn_or_postponed_as_the_end_counts(tmp_pat
             await history.finish(execution)
         await stored(history)
         outbox = Outbox(history, clock=lambda: NOW + 1)
-        runs = SimpleNamespace(attempts=SimpleNamespace(history=history), find_keyed=None)
+        runs = SimpleNamespace(history=history, find_keyed=None, claims=None)
         async with trio.open_nursery() as nursery:
             await nursery.start(Notices(outbox, runs, None, post, 60.0, confirm=confirm).run)
             while asked != set(counts) or any(

@@ -1,7 +1,7 @@
 """Unit: letters between runners, and a model of a cluster in which everything that can go wrong does.
 
 Three runners follow the rules of `actors.cluster.life` over an engine with a log (compare-and-set) and a queue
-(redelivery). They crash, stop and go on late, are cut off; messages are lost, late, repeated; reads are old; jobs and
+(redelivery). They crash, stop and continue late, are cut off; messages are lost, late, repeated; reads are old; jobs and
 states are lost by damage. Then the cluster is made whole. `FUZZ_EXAMPLES=20000 pytest tests/unit/test_cluster_life.py`
 looks for longer.
 """
@@ -155,7 +155,7 @@ class Runner:
         if task is not None and task.letter is wire.letter and isinstance(wire.answer, str):
             task.phase = "unsure"
         elif task is not None and task.letter is wire.letter:
-            self.go_on(task, wire.answer)
+            self.continue_(task, wire.answer)
         elif wire.purpose == "accept":
             if isinstance(wire.answer, str):
                 return  # the sweep offers it again
@@ -242,7 +242,7 @@ class Runner:
             if isinstance(found, life.Publish):
                 self.say(task, task.letter.execution, found.expect)
             elif found is not None:
-                self.go_on(task, found)
+                self.continue_(task, found)
         elif task.phase == "ready" and choice % 16 == 15:  # its environment cannot be built
             number = task.execution.attempts + 1
             failed = replace(task.execution, status=Status.FAILED, attempts=number, failure=BROKEN)
@@ -273,8 +273,8 @@ class Runner:
         task.phase, task.letter = "sent", Letter(self.me, execution)
         self.send(task.letter, expect, "state")
 
-    def go_on(self, task, sequence):
-        """Go on with an execution whose last letter is in the log."""
+    def continue_(self, task, sequence):
+        """Continue an execution whose last letter is in the log."""
         task.execution, task.expect, task.letter = task.letter.execution, sequence, None
         name = task.execution.id
         if task.execution.status.final:
@@ -324,7 +324,7 @@ class Runner:
             self.adopt(state)
 
     def sweep(self, alive):
-        """Offer what the log lacks, and put into the queue what nobody else would."""
+        """Offer what the log lacks, and put the jobs that no other runner puts."""
         for name, (row, node) in list(self.rows.items()):
             state = self.world.engine.last(name)
             if name in self.tasks:
@@ -431,7 +431,7 @@ class World:
     def answer(self, wire, *, lost):
         runner = next((each for each in self.runners if each.me.boot == wire.boot), None)
         if runner is not None and runner.stopped:
-            return  # it stays where it is until the runner goes on
+            return  # it waits until the runner continues
         self.answers.remove(wire)
         if runner is not None and runner.up:
             if lost:
@@ -554,7 +554,7 @@ def test_decisions_on_a_job():
     assert decide(at(Status.SCHEDULED)) == life.Wait(life.STATE_SECONDS)
     assert decide(running, known=ended.letter.execution, alive=()) == life.Wait(life.STATE_SECONDS)
     assert decide(running) == life.Wait(life.OWNER_SECONDS), "its owner is there"
-    assert decide(running, alive=None) == life.Wait(life.OWNER_SECONDS), "nobody knows who is there"
+    assert decide(running, alive=None) == life.Wait(life.OWNER_SECONDS), "no runner knows which others are there"
     assert decide(running, me=A, alive=()) == life.Wait(life.OWNER_SECONDS), "it runs here"
 
 
@@ -636,7 +636,7 @@ def test_a_lost_job_is_put_again_by_one_that_may():
         assert life.forsaken(state, A, ("a1", "b1")) is None
 
 
-# -- whatever happens --------------------------------------------------------------------------------------------------
+# -- all faults --------------------------------------------------------------------------------------------------------
 
 
 def stop(runner, *, stopped):
@@ -667,7 +667,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 @pytest.mark.timeout(EXAMPLES + 60)
 @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None)
 @given(st.binary(min_size=600, max_size=1600))
-def test_whatever_happens_each_execution_ends_once(steps):
+def test_each_execution_ends_once_over_all_faults(steps):
     world = World()
     for what, i, j, lag in zip(*[iter(steps)] * 4, strict=False):
         world.happen(HAPPENINGS[what % len(HAPPENINGS)], i, j % 13, lag % 6)

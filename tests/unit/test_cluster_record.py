@@ -63,7 +63,7 @@ class Mail:
     async def send(self, letter, expect):
         last = self.letters.get(letter.execution.id)
         if expect != (0 if last is None else last.sequence):
-            raise StaleError
+            raise StaleError("later")
         if self.problem is None or self.stores:
             self.sent.append(letter)
             self.letters[letter.execution.id] = State(letter, len(self.sent))
@@ -105,8 +105,8 @@ async def test_a_plain_call_is_in_the_history_only_until_its_end_is_offered(log)
 
     assert log.history.records == [call, ended(call)]
     assert (log.mail.sent, woken) == ([], [1])
-    assert log.recall(call.id) == ended(call)
-    assert log.recall(call.id) is None
+    assert log.recent.take(call.id) == ended(call)
+    assert log.recent.take(call.id) is None
 
 
 async def test_the_states_of_an_accepted_execution_follow_each_other_in_the_log(log):

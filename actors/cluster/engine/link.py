@@ -155,6 +155,7 @@ class Side:
         """With what nats-py has for it, or None while there is no connection."""
         self._loop = _Loop()
         self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._draining: set[asyncio.Task[None]] = set()
 
     def do(self, command: Command) -> None:
@@ -168,9 +169,11 @@ class Side:
         """Have the thread send what it has, and end."""
         self._stopped = True
         self._wake()
+        with contextlib.suppress(RuntimeError):  # the thread has ended
+            self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the thread has ended
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._ready.set)
 
     def run(self, end: Callable[[], None]) -> None:
@@ -182,14 +185,18 @@ class Side:
             end()
 
     async def _main(self) -> None:
-        keeping = asyncio.create_task(self._keep())
-        while not self._stopped:
+        keeping, serving = asyncio.create_task(self._keep()), asyncio.create_task(self._serve())
+        await self._stopping.wait()
+        await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
+        while not keeping.done():  # `wait_for` of Python 3.11, which nats-py uses, can swallow a cancellation
+            keeping.cancel()
+            await asyncio.wait({keeping}, timeout=_CLOSE_SECONDS)
+
+    async def _serve(self) -> None:
+        while not self._stopped or self._commands:
             await self._ready.wait()
             self._ready.clear()
             await self._work()
-        await self._work()  # for what came with the end
-        keeping.cancel()
-        await asyncio.wait({keeping})
 
     async def _work(self) -> None:
         """Do the commands that there are."""

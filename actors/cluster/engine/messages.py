@@ -22,6 +22,10 @@ class EngineError(Exception):
 class StaleError(EngineError):
     """The subject has a later message than expected: nothing was stored."""
 
+    def __init__(self, text: str, stream: str = "") -> None:
+        super().__init__(text)
+        self.stream = stream
+
 
 class AwayError(EngineError):
     """No answer: the connection or the leader is away. A publish may be stored or not; see `Engine.publish`."""
@@ -144,7 +148,7 @@ def read_answer(message: Message) -> dict[str, Any]:
         return answer
     code, text = failed.get("err_code", 0), failed.get("description", "refused")
     if code in _STALE:
-        raise StaleError(text)
+        raise StaleError(text, answer.get("stream", ""))
     if failed.get("code") == 503:
         raise AwayError(text)
     raise RefusedError(text, code)

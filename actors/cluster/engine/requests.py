@@ -18,6 +18,7 @@ from actors.cluster.engine.messages import (
     AwayError,
     Message,
     RefusedError,
+    StaleError,
     Stored,
     UnansweredError,
     from_get,
@@ -107,7 +108,13 @@ class Requests:
             answer = await self.ask(subject, data, headers=sent or None, timeout=timeout)
         except UnansweredError as error:
             raise AwayError(f"the stream of {subject} or its leader is away") from error
-        sequence: int = read_answer(answer)["seq"]
+        try:
+            sequence: int = read_answer(answer)["seq"]
+        except StaleError as stale:
+            own = await self.last(stale.stream, subject) if message_id is not None else None
+            if own is None or own.headers.get("Nats-Msg-Id") != message_id:
+                raise
+            return own.sequence
         return sequence
 
     async def call(self, subject: str, body: Any = None, *, timeout: float = 5.0) -> dict[str, Any]:

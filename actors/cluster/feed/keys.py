@@ -60,11 +60,10 @@ class SharedKeys:
             try:
                 news = unpack(stored.data, KeyNews)
             except UnreadableError as problem:
-                log.error("a change of keys cannot be read", number=stored.sequence, why=str(problem))  # noqa: TRY400
-                self.follower.unreadable[KEY] = str(problem)
+                self.follower.leave_out(stored, problem)
             else:
                 changes.append((news.key, news.forgotten))
-        await self.in_file(self.file.adopt, cluster, place, changes)
+        await self.in_file(self.file.adopt, cluster, self.follower.noted(place), changes)
         for key, forgotten in changes:
             if self.follower.joining:
                 self._keys[key.id] = key
@@ -75,6 +74,7 @@ class SharedKeys:
 
     async def mine(self) -> list[StoredKey]:
         """Return the keys of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._keys.clear()
         return [key for key, _ in await self.in_file(self.file.load)]
 
     async def join(self, mine: Sequence[StoredKey]) -> list[str]:

@@ -32,6 +32,8 @@ from actors.registry import Action, Adopted, Catalog, Note, StoredModule, Stored
 
 NOTE_SECONDS: Final = 90 * 86400.0
 """How long the cluster keeps entries of the audit log for runners that are away."""
+_NOTES: Final = 500
+"""Entries of the audit log in one message."""
 
 log = structlog.get_logger("cluster")
 
@@ -105,8 +107,9 @@ class SharedModules:
     async def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit logs of all runners."""
         added = told(tuple(notes), self.author.node)
-        news = AuditNews(**self._head(), subject=subject, notes=added)
-        await self.follower.add(AUDIT, news, NOTE_SECONDS)
+        for first in range(0, len(added), _NOTES):
+            news = AuditNews(**self._head(), subject=subject, notes=added[first : first + _NOTES])
+            await self.follower.add(AUDIT, news, NOTE_SECONDS)
 
     async def _change(
         self,
@@ -133,7 +136,7 @@ class SharedModules:
 
     async def _apply(self, cluster: int, place: int, batch: Sequence[Stored]) -> None:
         changes = [change for stored in batch if (change := await self._read(stored)) is not None]
-        await self.in_catalog(self.catalog.adopt, cluster, place, changes)
+        await self.in_catalog(self.catalog.adopt, cluster, self.follower.noted(place), changes)
         names = {each.name for each in changes if each.name is not None}
         self._theirs |= names if self.follower.joining else set()
         if names and self.hear is not None:
@@ -149,19 +152,18 @@ class SharedModules:
                 return None
             news = unpack(stored.data, ModuleNews)
         except UnreadableError as problem:
-            log.error("a change of modules cannot be read", number=stored.sequence, why=str(problem))  # noqa: TRY400
-            self.follower.unreadable[topic] = str(problem)
+            self.follower.leave_out(stored, problem)
             return None
         change = Adopted(stored.sequence, news.subject, news.at, notes_of(news.notes), news.name)
         if news.module is None:
             return change
-        versions, code = await self._versions(news.name, news.module)
+        versions, code = await self._versions(stored, news.name, news.module)
         updated = news.at, news.module.updated_by
         module = StoredModule(news.name, news.module.active, stored.sequence, *updated, tuple(versions))
         return evolve(change, module=module, code=code)
 
     async def _versions(
-        self, name: str, module: ToldModule
+        self, change: Stored, name: str, module: ToldModule
     ) -> tuple[list[StoredVersion], dict[str, Mapping[str, bytes]]]:
         """Return the versions of a module, and the code of those that this runner does not have."""
         known = await self.in_catalog(self.catalog.module, name)
@@ -172,7 +174,9 @@ class SharedModules:
             if stored is None:
                 found = await self.code.get(name, each.version, each.digest)
                 if found is None:
-                    log.error("the code of a version is gone from the cluster", module=name, version=each.version)
+                    last = await self.code.last(change.subject)
+                    if last is None or last.sequence <= change.sequence:  # else a later change deleted it
+                        log.error("the code of a version is gone", module=name, version=each.version)
                     continue
                 stored, code[each.version] = found
             versions.append(stored)
@@ -182,6 +186,7 @@ class SharedModules:
 
     async def mine(self) -> list[StoredModule]:
         """Return the modules of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._theirs.clear()
         return await self.in_catalog(self.catalog.load)
 
     async def join(self, mine: Sequence[StoredModule]) -> list[str]:

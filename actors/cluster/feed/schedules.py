@@ -98,10 +98,9 @@ class SharedStarts:
                     else:
                         schedules[news.name] = news.schedule
             except UnreadableError as problem:
-                log.error("a change of schedules cannot be read", number=stored.sequence, why=str(problem))  # noqa: TRY400
-                self.follower.unreadable[topic] = str(problem)
+                self.follower.leave_out(stored, problem)
         changed = list(states.values()), list(schedules.values()), list(deleted)
-        await self.in_file(self.file.adopt, cluster, place, *changed)
+        await self.in_file(self.file.adopt, cluster, self.follower.noted(place), *changed)
         for name in deleted:
             self._states.pop(name, None)
         self._states.update(states)
@@ -115,6 +114,8 @@ class SharedStarts:
 
     async def mine(self) -> tuple[list[StoredSchedule], list[State]]:
         """Return schedules and states of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._theirs.clear()
+        self._states.clear()
         return await self.in_file(self.file.load)
 
     async def join(self, mine: tuple[list[StoredSchedule], list[State]]) -> list[str]:

@@ -15,7 +15,7 @@ from actors.cluster.engine import Engine
 from actors.files import FILE_ID, Sharing
 
 LEFT_SECONDS: Final = 3600.0
-"""What is younger may belong to a runner that is about to publish its note."""
+"""A younger one may belong to a runner that is about to publish its note."""
 MAX_SUBJECTS: Final = 20_000
 """Contents that one sweep looks at."""
 

@@ -32,6 +32,7 @@ from actors.cluster.nodes.wording import (
     Several,
     Waits,
 )
+from actors.events import EventLog
 from actors.executions import Here, Live, Runs, served
 from actors.history import History, Query
 from actors.registry import Published, Registry
@@ -108,13 +109,19 @@ class Everywhere:
     def mirror(self, execution: Execution, module: Published | None = None) -> Mirror:
         """Return an execution that this runner does not own, as callers read, follow and wait for it."""
         found = module or served(self.registry, execution) or _unserved(execution)
-        mirror = Mirror(execution, found, self.requests, self.adopt, self.keep)
+        mirror = Mirror(execution, found, self.requests, self.runs.find, self.adopt, self.keep)
         if execution.status is Status.QUEUED and mirror.waiting is None:
             mirror.waiting = Waiting("queued", execution.created_at)
         if len(self._mirrors) > _MANY:
             self._mirrors = {name: mirrors for name, mirrors in self._mirrors.items() if mirrors}
         self._mirrors.setdefault(execution.id, WeakSet()).add(mirror)
         return mirror
+
+    def take_over(self, live: Live) -> None:
+        """Let those who read an execution go on with the runner that has it now."""
+        mirror = self.mirror(live.snapshot(), live.module)
+        live.log.go_on_in(mirror.log)
+        live.log = EventLog(limit=0, keep=0)
 
     def project(self, execution: Execution) -> None:
         """Tell those who read an execution of another runner about a later state of it."""
@@ -252,9 +259,16 @@ class Everywhere:
         return found
 
     async def others(self, status: Status, modules: tuple[str, ...], most: int, /) -> Sequence[Execution]:
-        """Return executions of other runners in a state, at most so many, without payloads."""
-        page = await self.history.list(Query(status=status, modules=modules, limit=most))
-        return [each for each in page.items if each.node != self.node and self.runs.find(each.id) is None]
+        """Return executions that this runner does not have, at most so many, without payloads.
+
+        Those that it accepted and that wait in the queue of the cluster are among them.
+        """
+        page, own = await self.history.list(Query(status=status, modules=modules, limit=most)), self.node
+        return [
+            each
+            for each in page.items
+            if self.runs.find(each.id) is None and (each.node != own or status is Status.QUEUED)
+        ]
 
     def _others(self) -> list[str]:
         return [each.node for each in self.neighbours.all(trio.current_time()) if each.node != self.node]

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 import trio
 from attrs import Factory, define, field
+from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Engine, RefusedError, StaleError
 from actors.cluster.queue.held import Job, Jobs
@@ -157,7 +158,7 @@ class JobQueue:
         """
         if module.spec.tool.confirm and execution.approval is None:
             return self.runs.dispatcher.take(module, execution)
-        await self.offer(execution)
+        await self._put(execution)
         return self.around.mirror(module, execution)
 
     def push(self, live: Live) -> None:
@@ -165,21 +166,26 @@ class JobQueue:
         execution = live.execution
         self.runs.dispatcher.live.pass_on(live)
         if self._nursery is not None:
-            self._nursery.start_soon(self.offer, execution)
+            self._nursery.start_soon(self._put, execution)
 
-    async def offer(self, execution: Execution) -> None:
-        """Put the job of an execution, unless it is there."""
+    async def _put(self, execution: Execution) -> None:
+        if not await self.offer(execution):
+            self.around.record.owe(execution.id)
+
+    async def offer(self, execution: Execution) -> bool:
+        """Put the job of an execution, unless it is there; return whether the engine answered."""
         lane = self.room.lane(execution.module.name)
         try:
             await self.engine.publish(self.engine.names.job(lane.name, execution.id), b"", expect=0)
         except StaleError:
-            return
+            return True
         except (AwayError, RefusedError) as problem:
             log.info("a job is not put", execution=execution.id, why=str(problem))
-            return
+            return isinstance(problem, RefusedError)
         self._numbers.since += 1
         if self._pulls is not None:
             self._pulls.ask_too(lane)
+        return True
 
     # What others ask
 
@@ -190,6 +196,7 @@ class JobQueue:
         if live is not None and execution.status not in (Status.QUEUED, Status.SCHEDULED):
             other = execution.node != self.around.me.node
             if other and not live.superseded and sequence > self.around.record.known(name):
+                live.execution = replace(live.execution, node=execution.node)  # for those who read on
                 self.runs.dispatcher.supersede(live)
         if execution.status.final:
             self.jobs.settle(name)

@@ -32,6 +32,9 @@ class Record(Protocol):
     def known(self, name: str) -> int:
         """Return the sequence of the last letter about an execution of this runner; 0 when it has none."""
 
+    def owe(self, name: str) -> None:
+        """Have the job of an execution put as soon as the engine answers."""
+
     def settled(self, name: str) -> bool:
         """Return whether the end of an execution, which is recorded here, is in the log."""
 

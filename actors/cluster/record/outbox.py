@@ -9,6 +9,7 @@ engine has lost comes back.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -17,11 +18,11 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import EngineError, StaleError
-from actors.cluster.letters import UnreadableError
-from actors.cluster.life import State, forsaken, owed
+from actors.cluster.engine import AwayError, EngineError, StaleError
+from actors.cluster.letters import Letter, UnreadableError
+from actors.cluster.life import Publish, State, forsaken, owed, resolve
 from actors.cluster.record.positions import Position, Positions
-from actors.cluster.record.sharedlog import SharedLog
+from actors.cluster.record.sharedlog import SharedLog, letter_of
 from actors.history import Ended, History, ended_after, join, open_ones, own, stage_of, summary_of
 from protocol.errors import RunnerError
 from protocol.model import Execution, Status
@@ -50,8 +51,8 @@ class Outbox:
     positions: Positions
     is_live: Callable[[str], bool]
     """Whether this runner runs an execution, or has its job."""
-    offer_job: Callable[[Execution], Awaitable[None]]
-    """Puts the job of an execution, unless it is there."""
+    offer_job: Callable[[Execution], Awaitable[bool]]
+    """Puts the job of an execution, unless it is there; returns whether the engine answered."""
     alive: Callable[[], Collection[str] | None]
     """Returns the boots of the runners that are there; None while they are not known."""
     nodes: Callable[[], Collection[str]]
@@ -145,14 +146,15 @@ class Outbox:
             await trio.to_thread.run_sync(partial(self.positions.put, _NAME, Position(cursor, at.of)))
 
     async def _offer_end(self, ended: Ended) -> None:
-        execution = self.shared.recall(ended.id) or await self.history.get(ended.id)
+        execution = self.shared.recent.take(ended.id) or await self.history.get(ended.id)
         if execution is None:  # deleted meanwhile
             return
         execution = replace(execution, node=self.shared.node, reruns=(), children=())
         if ended.shared:
             await self._offer(execution)
-        else:
-            await self.shared.offer_end(execution)
+            return
+        with suppress(StaleError):  # it is in the log already
+            await self.shared.mail.send(letter_of(self.shared.mail.me, execution), 0)
 
     async def _offer(self, row: Execution) -> None:
         """Offer a state of the history. If the log has a later one, that counts here, too."""
@@ -161,15 +163,26 @@ class Outbox:
         state = await self.shared.state(row.id)
         letter = owed(summary_of(row) if row.summary else row, node, me, state)
         if letter is not None:
-            state = await self.shared.offer(letter, state)
+            state = await self._sent(letter, state)
         if state is None or self.is_live(row.id):
             return
         if stage_of(state.letter.execution).follows(stage_of(row)):
             await self.history.adopt([state.letter.execution])
         if state.letter == letter and row.status is Status.QUEUED:  # it was not in the log before, so it has no job
-            await self.offer_job(row)
+            await self._put(row)
         else:
             await self._put_job(state)
+
+    async def _sent(self, letter: Letter, state: State | None) -> State | None:
+        """Put a letter into the log if that lacks it; `state` is its last one. Return the last one after that."""
+        match resolve(letter, state):
+            case Publish(expect):
+                try:
+                    return State(letter, await self.shared.mail.send(letter, expect))
+                except StaleError:
+                    return await self.shared.mail.state(letter.execution.id, fresh=True)
+            case _:
+                return state
 
     async def _put_job(self, state: State) -> None:
         """Put the job of an execution again that the queue has lost."""
@@ -182,7 +195,11 @@ class Outbox:
                 await self.shared.publish(put.letter, put.expect)
             except StaleError:  # another runner has decided
                 return
-        await self.offer_job(execution)
+        await self._put(execution)
+
+    async def _put(self, execution: Execution) -> None:
+        if not await self.offer_job(execution):
+            raise AwayError("a job cannot be put")
 
     # Accepted executions
 

@@ -22,9 +22,10 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, EngineError, RefusedError, StaleError
-from actors.cluster.letters import Letter, UnreadableError
+from actors.cluster.letters import Author, Letter, UnreadableError
 from actors.cluster.life import Publish, State, Stored, Superseded, resolve
 from actors.cluster.record.mail import Mail
+from actors.cluster.record.recent import Recent
 from actors.executions import SupersededError
 from actors.history import History, Room, summary_of
 from protocol.errors import ErrorKind, Failure, RunnerError, error
@@ -34,9 +35,6 @@ _END_SECONDS: Final = 5.0
 """How long an end waits for the engine; then the outbox publishes it."""
 _RETRY_SECONDS: Final = 5.0
 _TRIES: Final = 8
-_RECENT_BYTES: Final = 16 * 1024 * 1024
-_RECENT: Final = 4096
-"""Ends of calls that wait in memory to be published; others are read from the history."""
 _NONE: Final = "the servers of the cluster do not answer"
 
 log = structlog.get_logger("cluster")
@@ -56,10 +54,9 @@ class SharedLog:
     wake: Callable[[], None] = field(default=lambda: None, init=False)
     """Lets the outbox look."""
     unsent: set[str] = field(factory=set, init=False)
-    """Executions of which the log may lack the last state."""
-    recent: dict[str, Execution] = field(factory=dict, init=False)
+    """Executions of which the log may lack the last state, or the queue the job."""
+    recent: Recent = field(factory=Recent, init=False)
     """The last ends of plain calls."""
-    _recent_bytes: int = field(default=0, init=False)
     _known: dict[str, int] = field(factory=dict, init=False)
     """The sequences of the last letters about live executions of this runner."""
 
@@ -114,7 +111,8 @@ class SharedLog:
         """Record an end. Raises RunnerError as `History.finish`, and SupersededError: then nothing is recorded."""
         if not is_shared(execution):
             await self.history.finish(execution)
-            self._remember(execution)
+            self.recent.put(execution)
+            self.wake()
             return
         self.unsent.add(execution.id)
         try:
@@ -177,7 +175,7 @@ class SharedLog:
         """
         if not self.mail.engine.connected:
             raise AwayError(_NONE)
-        letter, fresh = self._letter(execution), False
+        letter, fresh = letter_of(self.mail.me, execution), False
         expect = self._known.get(execution.id) if expect is None else expect
         for _ in range(_TRIES):
             if expect is None:
@@ -193,10 +191,6 @@ class SharedLog:
             except StaleError:
                 expect, fresh = None, True
         raise AwayError("others write about it all the time")
-
-    def _letter(self, execution: Execution) -> Letter:
-        """Return a letter as others may read it: without what the history does not keep."""
-        return Letter(self.mail.me, summary_of(execution) if execution.summary else execution)
 
     # For the queue
 
@@ -225,47 +219,14 @@ class SharedLog:
         """Return the sequence of the last letter about a live execution of this runner; 0 when it has none."""
         return self._known.get(name, 0)
 
+    def owe(self, name: str) -> None:
+        """Have the job of an execution put as soon as the engine answers."""
+        self.unsent.add(name)
+        self.wake()
+
     def settled(self, name: str) -> bool:
         """Return whether the end of an execution, which is recorded here, is in the log."""
         return name not in self.unsent
-
-    # For the outbox
-
-    async def offer(self, letter: Letter, state: State | None) -> State | None:
-        """Put a letter into the log if that lacks it; `state` is its last one. Return the last one after that.
-
-        Raises EngineError and RunnerError.
-        """
-        name = letter.execution.id
-        match resolve(letter, state):
-            case Publish(expect):
-                try:
-                    return State(letter, await self.mail.send(letter, expect))
-                except StaleError:
-                    return await self.mail.state(name, fresh=True)
-            case _:
-                return state
-
-    async def offer_end(self, execution: Execution) -> None:
-        """Bring the end of a plain call into the log. Raises EngineError and RunnerError."""
-        try:
-            await self.mail.send(self._letter(execution), 0)
-        except StaleError:
-            log.debug("an end is in the log already", execution=execution.id)
-
-    def _remember(self, execution: Execution) -> None:
-        size = len(execution.input) + len(execution.result or b"") + len(execution.events)
-        if len(self.recent) < _RECENT and self._recent_bytes + size <= _RECENT_BYTES:
-            self.recent[execution.id] = execution
-            self._recent_bytes += size
-        self.wake()
-
-    def recall(self, name: str) -> Execution | None:
-        """Return the end of a plain call, and forget it; None if it is in the history only."""
-        execution = self.recent.pop(name, None)
-        if execution is not None:
-            self._recent_bytes -= len(execution.input) + len(execution.result or b"") + len(execution.events)
-        return execution
 
 
 def _is_new(execution: Execution) -> bool:
@@ -278,3 +239,8 @@ def _is_new(execution: Execution) -> bool:
 
 def _away() -> RunnerError:
     return error(ErrorKind.UNAVAILABLE, f"{_NONE}; try again", field="cluster", retry_after=_RETRY_SECONDS)
+
+
+def letter_of(author: Author, execution: Execution) -> Letter:
+    """Return a letter as others may read it: without what the history does not keep."""
+    return Letter(author, summary_of(execution) if execution.summary else execution)

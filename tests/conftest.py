@@ -31,9 +31,12 @@ _BUILDING = ("test_docker.py::", "test_image.py::", "test_requirements.py::")
 """Files whose tests build images. In the last it is those with `engine` among their parameters."""
 _BROWSER = "tests/browser/"
 """Its tests share one browser and one server."""
+_CLUSTER = "tests/cluster/"
+"""Its tests share three servers and three runners."""
 _LONGEST_FIRST = (
     "tests/contract/test_executions.py",
     "images",
+    _CLUSTER,
     _BROWSER,
     "tests/acceptance/test_dist.py",
     "tests/contract/",
@@ -43,15 +46,15 @@ _LONGEST_FIRST = (
 
 
 class OneBuilder(LoadScopeScheduling):
-    """Gives all tests of a file to one process, and all tests that build images to one as well, as all with a browser.
+    """Gives all tests of a file to one process, and those that build images, with a browser or of clusters to one each.
 
     Built images are seen by all processes, and fixtures of a file may be expensive.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         builds = any(file in nodeid for file in _BUILDING[:2]) or (_BUILDING[2] in nodeid and "engine" in nodeid)
-        browses = nodeid.startswith(_BROWSER)
-        return "images" if builds else _BROWSER if browses else nodeid.partition("::")[0]
+        shared = [folder for folder in (_BROWSER, _CLUSTER) if nodeid.startswith(folder)]
+        return "images" if builds else shared[0] if shared else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node: Any) -> None:
         """Begin with the longest scopes, so that short ones fill the gap at the end."""

@@ -87,6 +87,8 @@ class EventLog:
         self._decoders: dict[tuple[Stream, bool], codecs.IncrementalDecoder] = {}
         self._changed: trio.Event | None = None
         self._closed = False
+        self.following: EventLog | None = None
+        """The log in which readers go on: another runner has the execution."""
 
     def restore(self, events: Iterable[KeptEvent], next_seq: int, at: float, last: LastEvent | None = None) -> None:
         """Begin with the `events` of the history and continue with the number `next_seq`, or end with `last`.
@@ -155,7 +157,7 @@ class EventLog:
             self.seal()
             self.last = last
             self.next_seq = last.seq + 1
-            self._wake()
+            self._add()
 
     def close(self, reason: str, attempt: int) -> None:
         """Add that the execution continues elsewhere; readers end without its last event."""
@@ -175,6 +177,12 @@ class EventLog:
         if isinstance(event, ItemEvent) and self.on_item is not None:
             call, self.on_item = self.on_item, None
             call()
+
+    def go_on_in(self, following: EventLog) -> None:
+        """Let readers go on in another log, which begins with the events of this one."""
+        self.following, self._closed = following, True
+        following.followed = following.followed or self.followed
+        self._add()
 
     def seal(self) -> None:
         """End the piece of output that still grows, so that it can be read."""
@@ -203,14 +211,12 @@ class EventLog:
             self._open = OutputEvent(self._number(), now, place[0], "", place[1])
         self._open_parts.append(text)
         self._open_bytes += size
-        self._wake()
+        self._add()
 
-    def _add(self, event: KeptEvent) -> None:
-        self.store.add(event)
-        if self._changed is not None:
-            self._wake()
-
-    def _wake(self) -> None:
+    def _add(self, event: KeptEvent | None = None) -> None:
+        """Add an event, if there is one, and wake readers."""
+        if event is not None:
+            self.store.add(event)
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -268,9 +274,11 @@ class Follower:
         """
         await trio.lowlevel.checkpoint()
         await self._log.wait(self.position)
-        events = self._log.read(self.position)
-        if not events:
-            return None
+        while not (events := self._log.read(self.position)):
+            if self._log.following is None:
+                return None
+            self._log = self._log.following
+            await self._log.wait(self.position)
         self.position = events[-1].seq + 1
         return events
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
 from actors.executions.children import Children
-from actors.executions.seams import ExecutionLog
+from actors.executions.seams import Ending, ExecutionLog
 from actors.executions.tally import Tally
 from actors.history import LARGE_BYTES, History
 from actors.registry import Published
@@ -89,7 +89,7 @@ class Live:
     """Events before this number are stored."""
     recorded: bool = field(default=False, init=False)
     """The history has its begin, so its end must be recorded too."""
-    ended: trio.Event = field(factory=trio.Event, init=False)
+    ended: Ending = field(factory=trio.Event, init=False)
     refusal: RunnerError | None = field(default=None, init=False)
     """The error for its waiters when it never began or its end was not recorded."""
 

@@ -15,13 +15,11 @@ from typing import Final, Protocol
 from attrs import frozen
 
 from actors.files.content import Content, Stamp
-from actors.files.index import COLUMNS, Row, Viewer, seen
+from actors.files.index import COLUMNS, LOOKED_AT, Row, Viewer, seen
 from actors.files.model import StoredFile
 from actors.files.store import Store
 from actors.files.verifying import Verifying
 
-STEP: Final = 500
-"""Files that one step looks at."""
 _POSITION: Final = "shared_position"
 """In `meta`: the number of the last note that is applied."""
 _ORIGIN: Final = "shared_origin"
@@ -167,15 +165,23 @@ class Sharing:
         """Return those who uploaded a file, as far as it is known here."""
         return await self._store.ask(lambda link: _subjects(link, name))
 
-    async def lacking(self, after: str, execution: str | None = None) -> list[StoredFile]:
-        """Return the next files that are here and are not shared: all, or those that an execution uses."""
-        used = "" if execution is None else " and f.id in (select u.file from uses u where u.execution = :execution)"
+    async def lacking(self, start: str) -> tuple[list[StoredFile], str | None]:
+        """Return those of the next files that are here and not shared, and a next start, None at the end."""
         sql = (
-            f"select {COLUMNS} from files f where f.id > :after"  # noqa: S608
-            f" and not exists (select 1 from shared s where s.id = f.id){used} order by f.id limit :limit"
+            f"select {COLUMNS}, exists (select 1 from shared s where s.id = f.id)"  # noqa: S608
+            " from files f where f.id > ? order by f.id limit ?"
         )
-        given = {"after": after, "limit": STEP} | ({} if execution is None else {"execution": execution})
-        rows = await self._store.ask(lambda link: link.execute(sql, given).fetchall())
+        rows = await self._store.ask(lambda link: link.execute(sql, (start, LOOKED_AT)).fetchall())
+        following = rows[-1][0] if len(rows) == LOOKED_AT else None
+        return [self._stored(row[:5]) for row in rows if not row[5]], following
+
+    async def lacking_of(self, execution: str) -> list[StoredFile]:
+        """Return the files of an execution that are here and not shared."""
+        sql = (
+            f"select {COLUMNS} from uses u join files f on f.id = u.file where u.execution = ?"  # noqa: S608
+            " and not exists (select 1 from shared s where s.id = f.id) order by f.id"
+        )
+        rows = await self._store.ask(lambda link: link.execute(sql, (execution,)).fetchall())
         return list(map(self._stored, rows))
 
     async def used(self, execution: str) -> list[str]:

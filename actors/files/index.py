@@ -233,10 +233,10 @@ class Index:
         where, values = seen(viewer)
         looked, known = max(limit, LOOKED_AT), {"at": before[0], "id": before[1]} if before is not None else {}
         older = "(f.created_at, f.id) < (:at, :id)" if before is not None else "true"
-        here = f"select {COLUMNS} from files f where {older}"  # noqa: S608
-        other = f"select {COLUMNS} from shared f where {older} and {NOT_HERE}"  # noqa: S608
+        here = f"select {COLUMNS}, true as listed from files f where {older}"  # noqa: S608
+        other = f"select {COLUMNS}, {NOT_HERE} from shared f where {older}"  # noqa: S608
         newest = f"{here} union all {other} order by 5 desc, 1 desc limit :looked"  # two indexes, merged
-        sql = f"select {COLUMNS}, {where} from ({newest}) f order by f.created_at desc, f.id desc"  # noqa: S608
+        sql = f"select {COLUMNS}, listed and {where} from ({newest}) f order by f.created_at desc, f.id desc"  # noqa: S608
         found: list[Row] = []
         last: Place | None = None
         with closing(link.execute(sql, values | known | {"looked": looked})) as rows:

@@ -163,7 +163,7 @@ class ProcessGuest:
                 view = view[sent:]
                 await trio.lowlevel.wait_writable(self._channel)
         except trio.ClosedResourceError:
-            raise self._woken(unread=True) from None
+            raise _woken(self.closed, unread=True) from None
         except OSError as problem:
             raise ChannelClosedError(unread=True) from problem
 
@@ -180,17 +180,13 @@ class ProcessGuest:
             await trio.lowlevel.wait_readable(self._channel)
             data = self._channel.recv(_RECEIVE_BYTES)
         except trio.ClosedResourceError:
-            raise self._woken() from None
+            raise _woken(self.closed) from None
         except OSError as problem:
             # A Unix socket closed with unread bytes resets its peer (unix_release_sock in the kernel).
             raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
         if not data:
             raise ChannelClosedError
         return data
-
-    def _woken(self, *, unread: bool = False) -> Exception:
-        """Return why a wait for the channel ended without an event of it."""
-        return ChannelClosedError(unread=unread) if self.closed else InterruptedWaitError()
 
     def interrupt(self) -> None:
         """Wake the task that waits for the channel, as if the channel were closed."""
@@ -248,3 +244,8 @@ class ProcessGuest:
         for fd in (*self.outputs, self._lifeline, self._pidfd):
             os.close(fd)
         shutil.rmtree(self.workdir, ignore_errors=True)
+
+
+def _woken(closed: bool, *, unread: bool = False) -> Exception:
+    """Return why a wait for the channel ended without an event of it."""
+    return ChannelClosedError(unread=unread) if closed else InterruptedWaitError()

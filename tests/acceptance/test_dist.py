@@ -171,6 +171,12 @@ def test_it_is_a_program_by_itself(handed: Program) -> None:
     assert handed.run("--version", argv=[handed.argv[-1]]).startswith("operato-runner ")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_client_of_clusters_is_inside(made: Made, kind: str) -> None:
+    with zipfile.ZipFile(made.executable(kind)) as file:
+        assert any(name.endswith("nats/aio/client.py") for name in file.namelist())
+
+
 def test_uv_is_inside(handed: Program) -> None:
     (handed.folder / "modules.yaml").write_text(ECHO)
 

@@ -533,6 +533,9 @@ def test_modules_and_environments(client: Client) -> None:
         client.pb.GetModuleStatsRequest(module_name="hello"), metadata=client.metadata
     )
 
+    nodes = client.modules.ListNodes(client.pb.ListNodesRequest(), metadata=client.metadata)
+
+    assert (nodes.node, nodes.connected, list(nodes.nodes)) == ("", False, [])
     assert [module.name for module in listed.modules] == ["brief", "chatty", "elsewhere"]
     assert [module.name for module in rest.modules] == ["hello", "hello-world", "items", "large", "slow", "until"]
     assert json.loads(one.spec_json)["isolation"] == "warm"

@@ -244,7 +244,7 @@ class Proxies:
         self.ports: dict[tuple[str, str], int] = {}
         self._blocked: dict[tuple[str, str], asyncio.Event] = {}
         self._open: dict[tuple[str, str], set[asyncio.StreamWriter]] = {}
-        self._servers: list[asyncio.Server] = []
+        self._listening: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies")
         self._thread.start()
@@ -311,11 +311,11 @@ class Proxies:
                 self._open[pair] -= ends
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        self._servers.append(server)
+        self._listening.append(server)
         self.ports[pair] = server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
-        for server in self._servers:
+        for server in self._listening:
             server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:

@@ -52,17 +52,21 @@ class Log:
 
     async def _publish(self, execution):
         if execution.asynchronous:
-            letter = Letter(self.me, execution)
             try:
-                await self.publish(letter, self.known(execution.id))
+                await self._send(Letter(self.me, execution), self.known(execution.id))
             except StaleError:
                 raise SupersededError(execution.id) from None
 
-    async def publish(self, letter, expect):
+    async def _send(self, letter, expect):
         name = letter.execution.id
         subject = self.engine.names.state(name)
         self._known[name] = await self.engine.publish(subject, pack(letter).data, expect=expect)
         return self._known[name]
+
+    async def publish(self, letter, expect):
+        sequence, execution = await self._send(letter, expect), letter.execution
+        await (self.history.finish if execution.status.final else self.history.submit)(execution)
+        return sequence
 
     async def state(self, name):
         found = await self.engine.last(self.engine.names.state(name))
@@ -101,8 +105,8 @@ class Doors(Here):
 
 
 @define(eq=False)
-class Around2:
-    """Who is there."""
+class Neighbourhood:
+    """The runners that are there."""
 
     boots: set[str] = field(factory=set)
     all_labels: list[tuple[str, ...]] = field(factory=list)

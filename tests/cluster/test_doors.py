@@ -11,7 +11,7 @@ import trio
 from actors.history import Query
 from actors.registry import Condition
 from protocol.errors import ErrorKind, RunnerError
-from protocol.model import Status
+from protocol.model import Record, Status
 from runner.api import Glance, Publishing
 from tests.contract.test_nodes import BUSY, ITEMS, Task, followed
 from tests.support import ANYBODY, PATIENCE, inline, open_service, wait_until
@@ -19,7 +19,10 @@ from tests.support import ANYBODY, PATIENCE, inline, open_service, wait_until
 ECHO = inline("echo", "def handler(input):\n    return input\n")
 FREE = inline("busy", BUSY.code)
 """Runs in as many workers as runners have places."""
-MODULES = [FREE, ECHO, ITEMS]
+LIMITED = inline("limited", ITEMS.code, concurrency=1, record=Record.SUMMARY)
+FULL = inline("full", ITEMS.code, concurrency=1)
+"""At most one call of each at a time on all runners; results of the first are in no record."""
+MODULES = [FREE, ECHO, LIMITED, FULL]
 
 
 @asynccontextmanager
@@ -146,3 +149,22 @@ async def test_a_runner_that_drains_takes_no_calls_and_leaves(tmp_path, nats):
                 task.free.touch()
         assert {each.node for each in ends} <= {"a", None}
         assert [each.status for each in ends] == [Status.SUCCEEDED] * 2
+
+
+async def test_calls_with_a_limit_of_all_runners_stream_and_answer_through_any_door(tmp_path, nats):
+    async with two(tmp_path, nats) as (a, b):
+        items, ends = [], []
+
+        async def call(door, number, module):
+            ended = await door.execute(ANYBODY, module, number, on_item=lambda _, log: items.append(log))
+            ends.append((number, ended.status, ended.result))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for number in (b"1", b"2", b"3"):
+                    for module in ("limited", "full"):
+                        nursery.start_soon(call, a, number, module)
+                        nursery.start_soon(call, b, number, module)
+        expected = {b"1": b"[0]", b"2": b"[0,1]", b"3": b"[0,1,2]"}
+        assert sorted(ends) == sorted((number, Status.SUCCEEDED, expected[number]) for number in [*expected] * 4)
+        assert len(items) == 12

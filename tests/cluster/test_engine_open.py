@@ -136,3 +136,10 @@ async def test_runners_that_start_together_make_the_streams_together(nats):
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(opened, settings)
+
+
+async def test_three_servers_that_are_no_cluster_are_refused(soon, nats):
+    url = nats.urls[0]
+    message = await refusal(nats.settings(servers=(url, url.replace("127.0.0.1", "localhost"), url)))
+
+    assert "fewer than 3 of the servers run as one cluster" in message

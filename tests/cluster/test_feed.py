@@ -180,7 +180,7 @@ async def test_changes_at_once_without_a_condition_all_count(both):
 
 async def test_large_code_goes_through_the_object_store(both):
     a, b = both
-    large = f"DATA = '{secrets.token_hex(MESSAGE_BYTES)}'\n{code(1)}"
+    large = f"DATA = '{secrets.token_hex(4 * MESSAGE_BYTES)}'\n{code(1)}"
     await a.register("job", large, "1")
     await until(lambda: "job" in b.registry.snapshot.modules)
 
@@ -324,3 +324,23 @@ async def test_a_runner_reads_again_what_was_restored_and_offers_what_it_has(nat
         assert {name: found[:2] for name, found in a.shown().items()} == shown
         await b.register("job", code(3), "2")
         assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])
+
+
+async def test_runners_offer_what_they_have_when_the_engine_loses_it_meanwhile(both):
+    a, b = both
+    await a.register("job", code(1), "1")
+    await b.register("more", code(2), "1")
+    before = {name: found[:2] for name, found in (await alike(a, b)).items()}
+    names, engine = a.feeds.engine.names, a.feeds.engine
+    config = (await engine._requests.call(f"$JS.API.STREAM.INFO.{names.feed}"))["config"]
+    await engine._requests.call(f"$JS.API.STREAM.DELETE.{names.feed}")
+    await engine._requests.call(f"$JS.API.STREAM.CREATE.{names.feed}", config)
+    await engine.publish(names.news("mark", "x"), b"mark")  # a runner that starts
+    with trio.fail_after(30):
+        while await engine.last(names.news(MODULE, ">"), fresh=True) is None:
+            await trio.sleep(0.05)
+        await until(lambda: not any(each.feeds._modules.follower.joining for each in both))
+
+    assert {name: found[:2] for name, found in (await alike(a, b)).items()} == before
+    await a.register("job", code(3), "2")
+    assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])

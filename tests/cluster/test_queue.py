@@ -14,7 +14,7 @@ from actors.turns import Terms
 from config.modules import GroupPolicy
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
-from tests.cluster.sides import Around2, open_side
+from tests.cluster.sides import Neighbourhood, open_side
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, inline, wait_until
 
 PID = inline("pid", "import os\ndef handler(input): return os.getpid()", timeout=20.0)
@@ -24,7 +24,7 @@ HELD = WAIT_FOR + "def handler(input):\n    print('begun', flush=True)\n    wait
 @asynccontextmanager
 async def two(tmp_path, nats, modules, *, labels=((), ()), **settings):
     """Give two runners."""
-    given, around = nats.settings(), Around2()
+    given, around = nats.settings(), Neighbourhood()
     async with (
         open_side(tmp_path, "one", given, modules, around, labels=labels[0], **settings) as one,
         open_side(tmp_path, "other", given, modules, around, labels=labels[1], **settings) as other,
@@ -203,7 +203,7 @@ async def test_an_execution_whose_runner_is_gone_is_lost(tmp_path, nats):
 async def test_a_runner_that_drains_gives_its_jobs_back(tmp_path, nats):
     gate = tmp_path / "gate"
     held = inline("held", HELD)
-    given, around = nats.settings(), Around2()
+    given, around = nats.settings(), Neighbourhood()
     async with open_side(tmp_path, "one", given, [held], around, max_workers=1) as one:
         names = [await submitted(one, "held", f'"{gate}"'.encode()) for _ in range(6)]
         await wait_until(lambda: one.begun, "none has begun")

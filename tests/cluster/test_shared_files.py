@@ -161,6 +161,33 @@ async def test_files_that_were_made_without_the_engine_are_offered_later(engines
         assert await two.names(ANN) == ["a.txt"]
 
 
+async def test_an_upload_without_the_engine_is_answered_and_offered_when_it_is_back(nats, two):
+    one, two = two
+    there = await two.add(b"of two", "b.txt", subject="ann")
+    await one.shared.store.refresh(there.id)
+    try:
+        await trio.to_thread.run_sync(nats.all[0].kill)
+        with trio.fail_after(PATIENCE):
+            while one.engine.connected:
+                await trio.sleep(0.01)
+        stored = await one.add(b"without", subject="ann")
+        assert (await one.files.find(stored.id)).path.read_bytes() == b"without"
+        for name in (there.id, id_of(b"unknown")):
+            with pytest.raises(RunnerError) as refused:
+                await one.files.find(name)
+            assert refused.value.failure.kind is ErrorKind.UNAVAILABLE
+        with pytest.raises(RunnerError, match="other runners cannot be reached"):
+            await one.files.remove(there.id)
+    finally:
+        await trio.to_thread.run_sync(nats.heal)
+
+    async def offered():
+        return await two.names() == ["a.txt", "b.txt"]
+
+    await until(offered)
+    assert (await two.files.find(stored.id)).path.read_bytes() == b"without"
+
+
 async def test_a_damaged_object_is_healed_by_a_runner_that_has_the_content(two):
     one, two = two
     stored = await one.add(b"whole", subject="ann")

@@ -18,6 +18,7 @@ from config.settings import AuthSettings
 from runner.auth.tokens import Verifier, sign
 from runner.rest.app import make_app
 from runner.version import release
+from tests.contract.test_nodes_shown import Clustered
 from tests.contract.test_streams import SECRET, Site
 from tests.http_support import serving
 from tests.support import WAIT_FOR, inline, open_service, wait_until
@@ -158,6 +159,7 @@ async def test_the_names_follow_the_documents_and_the_conventions(tmp_path):
     async with site(tmp_path, "open") as at:
         await at.json("POST", "/modules/execute/echo", 1)
         await at.ask("POST", "/executions", {"module": "held", "input": "/"})
+        at.service.runs.owners = Clustered(at.service.runs)
         found = await scrape(at)
 
     for name, family in found.families.items():

@@ -14,7 +14,7 @@ from config.modules import ToolPolicy
 from config.settings import ClusterSettings
 from protocol.errors import ErrorKind, RunnerError
 from protocol.events import ItemEvent
-from protocol.model import Status
+from protocol.model import Record, Status
 from runner.auth import Principal
 from tests.bus import Bus
 from tests.support import ANYBODY, inline, open_service, wait_until
@@ -222,7 +222,7 @@ async def test_a_call_elsewhere_ends_with_its_caller_and_by_its_id(tmp_path):
 
 async def test_items_of_a_call_elsewhere_are_streamed(tmp_path):
     """A summary of its record is no summary of the answer."""
-    summary = inline("items", ITEMS.code, concurrency=1, record="summary")
+    summary = inline("items", ITEMS.code, concurrency=1, record=Record.SUMMARY)
     blocker = inline("blocker", BUSY.code, concurrency=1)
     async with two(tmp_path, [summary, blocker, BUSY], max_workers=1) as (_, a, _), occupied(a, tmp_path):
         items = []

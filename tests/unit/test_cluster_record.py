@@ -63,7 +63,7 @@ class Mail:
     async def send(self, letter, expect):
         last = self.letters.get(letter.execution.id)
         if expect != (0 if last is None else last.sequence):
-            raise StaleError
+            raise StaleError("later")
         if self.problem is None or self.stores:
             self.sent.append(letter)
             self.letters[letter.execution.id] = State(letter, len(self.sent))

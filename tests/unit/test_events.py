@@ -259,6 +259,30 @@ async def test_a_cancelled_wait_loses_nothing():
     assert [e.text for e in await follower.next()] == ["x"]
 
 
+async def test_a_follower_goes_on_in_the_log_of_another_runner():
+    log, other = EventLog(limit=1000, keep=1000), EventLog(limit=1000, keep=1000)
+    log.status(Status.RUNNING, 1)
+    log.item(msgspec.Raw(b"1"))
+    follower = Follower(log)
+    assert [event.seq for event in await follower.next()] == [0, 1]
+    async with trio.open_nursery() as nursery:
+        found = []
+
+        async def read():
+            while (events := await follower.next()) is not None:
+                found.extend(events)
+
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        other.restore(log.kept(), 1_000_000, 1.0)
+        log.go_on_in(other)
+        other.item(msgspec.Raw(b"2"))
+        await wait_all_tasks_blocked()
+        other.end(last_event(ended(events_count=other.next_seq)))
+
+    assert [event.seq for event in found] == [999_999, 1_000_000, 1_000_001], "a gap, the item, the end"
+
+
 async def test_a_follower_behind_the_end_has_ended():
     log = make()
     end(log)

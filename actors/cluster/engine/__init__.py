@@ -12,11 +12,12 @@ from actors.cluster.engine.messages import (
     Stored,
     UnansweredError,
 )
-from actors.cluster.engine.pulling import Consumer, Delivery, Puller
+from actors.cluster.engine.pulling import PINNED_SECONDS, Consumer, Delivery, Puller
 from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.streams import Names
 
 __all__ = [
+    "PINNED_SECONDS",
     "AwayError",
     "Consumer",
     "Delivery",

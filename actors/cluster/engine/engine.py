@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,7 +27,7 @@ from actors.cluster.engine.objects import Objects
 from actors.cluster.engine.pulling import Consumer, Puller
 from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.requests import Requests
-from actors.cluster.engine.streams import Names, ensure_streams, repeated
+from actors.cluster.engine.streams import Names, ensure_streams
 from actors.cluster.engine.talks import Answer, AnswerMany, Echo, Serving, Talk, open_answer
 from config.cluster import read_credentials
 from config.settings import ClusterSettings
@@ -36,7 +37,9 @@ log = structlog.get_logger("runner.cluster")
 
 MIN_VERSION: Final = (2, 12)
 OPEN_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 5.0
+_SILENT: Final = "JetStream does not answer: is it on, and do most servers run?"
 
 
 class Engine:
@@ -46,15 +49,12 @@ class Engine:
         self.names = names
         self.prepared = trio.Event()
         """Set when the streams exist."""
+        self.changed: Final = connection.changed
+        """Hooks that are called on the loop when the connection comes and when it goes."""
         self._connection = connection
         self._requests = requests
         self._objects = Objects(connection, requests, names)
         self._serving = Serving(connection, requests, nursery)
-
-    @property
-    def changed(self) -> set[Callable[[], None]]:
-        """Hooks that are called on the loop when the connection comes and when it goes."""
-        return self._connection.changed
 
     @property
     def connected(self) -> bool:
@@ -253,45 +253,79 @@ async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits
     try:
         requests, names = Requests(connection), Names(settings.name)
         prepare = partial(_prepare, connection, requests, names, len(settings.servers) if prepares else None)
+        prepared = await _at_first(prepare, waits=waits)
         async with trio.open_nursery() as nursery:
             engine = Engine(connection, requests, names, nursery)
-            with trio.move_on_after(OPEN_SECONDS) as scope:
-                await prepare()
+            if prepared:
                 engine.prepared.set()
-            if scope.cancelled_caught:
-                missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
-                if waits:
-                    raise _unavailable(missing)
-                log.warning("the servers of the cluster are away", why=missing)
-                nursery.start_soon(_prepare_late, prepare, engine)
+            if prepares or not prepared:
+                nursery.start_soon(_prepare_again, connection, prepare, engine)
             yield engine
             nursery.cancel_scope.cancel()
     finally:
         await connection.close()
 
 
-async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int | None) -> None:
+async def _at_first(prepare: Callable[[], Awaitable[None]], *, waits: bool) -> bool:
     try:
-        await connection.wait_connected()
-        _check_version(connection)
-        await repeated(partial(requests.call, "$JS.API.INFO"))
-        if servers is not None:
-            await repeated(partial(ensure_streams, requests, names, servers=servers))
-    except EngineError as failed:
-        raise _unavailable(str(failed)) from failed
+        await prepare()
+    except AwayError as away:
+        if waits:
+            raise _unavailable(str(away)) from away
+        log.warning("the servers of the cluster are away", why=str(away))
+        return False
+    return True
 
 
-async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams once the servers answer; what they refuse then is tried again."""
-    while True:
-        try:
-            await prepare()
-        except RunnerError as problem:
-            log.warning("the cluster cannot be used yet", why=str(problem))
-            await trio.sleep(_AGAIN_SECONDS)
-        else:
-            engine.prepared.set()
-            return
+async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int | None) -> None:
+    """Wait for the engine, check it, and make its streams.
+
+    Raises `RunnerError` if it refuses, and `AwayError` with the last reason when the time is over.
+    """
+    reason = _SILENT
+    with trio.move_on_after(OPEN_SECONDS):
+        while True:
+            try:
+                await connection.wait_connected()
+                _check_version(connection)
+                await requests.call("$JS.API.INFO")
+                if servers is not None:
+                    await ensure_streams(requests, names, servers=servers)
+            except AwayError as failed:
+                reason = f"{_SILENT} ({failed})"
+                await trio.sleep(_PAUSE_SECONDS)
+            except EngineError as failed:
+                raise _unavailable(str(failed)) from failed
+            else:
+                return
+    raise AwayError(reason if connection.server else connection.problem or _SILENT)
+
+
+async def _prepare_again(connection: Connection, prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
+    """Prepare the streams at each connection: those in memory are gone with a server that was alone.
+
+    Refusals are followed by another try.
+    """
+    came, coming = trio.open_memory_channel[None](1)
+
+    def changed() -> None:
+        if connection.server is not None:
+            with contextlib.suppress(trio.WouldBlock):  # it is about to prepare
+                came.send_nowait(None)
+
+    connection.changed.add(changed)
+    if not engine.prepared.is_set():
+        came.send_nowait(None)
+    async for _ in coming:
+        while True:
+            try:
+                await prepare()
+            except (RunnerError, AwayError) as problem:
+                log.warning("the cluster cannot be used yet", why=str(problem))
+                await trio.sleep(_AGAIN_SECONDS)
+            else:
+                engine.prepared.set()
+                break
 
 
 def _check_version(connection: Connection) -> None:

@@ -188,8 +188,9 @@ class Side:
         keeping, serving = asyncio.create_task(self._keep()), asyncio.create_task(self._serve())
         await self._stopping.wait()
         await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
-        keeping.cancel()
-        await asyncio.wait({keeping})
+        while not keeping.done():  # `wait_for` of Python 3.11, which nats-py uses, can swallow a cancellation
+            keeping.cancel()
+            await asyncio.wait({keeping}, timeout=_CLOSE_SECONDS)
 
     async def _serve(self) -> None:
         while not self._stopped or self._commands:

@@ -29,7 +29,7 @@ _PAUSE_SECONDS: Final = 0.25
 _NO_ANSWERS: Final = 8
 """After so many attempts the consumer is made again: it may have been deleted."""
 _IDLE_SECONDS: Final = 86_400
-"""A consumer that no runner has asked for this long is deleted; its jobs stay for the next one of its name."""
+"""A consumer without questions for this time is deleted; its jobs stay, and the next one of its name gets them."""
 PINNED_SECONDS: Final = 10
 """A pinned runner that asks for nothing in this time loses its consumer to another one."""
 
@@ -189,6 +189,7 @@ class Puller:
         self._pin = ""
         self._priority = 0
         self._silences = 0
+        self._asked = 0.0
         self._pull = Pull(connection, late=lambda message: self._give_back(message.reply))
 
     async def ensure(self) -> None:
@@ -208,9 +209,7 @@ class Puller:
             try:
                 found = await self._once(count, priority, {"no_wait": True}, left)
                 if not found:
-                    expires = max(min(left, _LONGEST_SECONDS), 2 * HEARTBEAT_SECONDS + 0.1)
-                    beat = {"expires": int(expires * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
-                    found = await self._once(1, priority, beat, left)
+                    found = await self._once(1, priority, self._waits(left), left)
             except AwayError:
                 await self._away()
                 continue
@@ -232,7 +231,7 @@ class Puller:
                 pull.withdraw()
             try:
                 if not pull.open:
-                    self._ask(count, priority, _OPEN)
+                    self._ask(count, priority, self._waits(_LONGEST_SECONDS))
                 await pull.wait()
                 self._ended(found=bool(pull.messages))
             except AwayError:
@@ -250,11 +249,11 @@ class Puller:
     async def keep(self) -> bool:
         """Stay the runner of a pinned consumer without getting jobs, while it has no place for more.
 
-        Only questions keep a consumer: call it at least every third of `PINNED_SECONDS`. Returns False if another
+        Only questions keep a consumer: call it every third of `PINNED_SECONDS`, or more often. Returns False if another
         runner may have it now. Raises `AwayError`.
         """
-        if not self._pin:
-            return False
+        if not self._pin or self._pull.open or trio.current_time() < self._asked + PINNED_SECONDS / 4:
+            return bool(self._pin)
         try:
             await self._once(1, 0, {"no_wait": True, "max_bytes": 1}, PINNED_SECONDS)
         except AwayError:
@@ -293,7 +292,14 @@ class Puller:
             group = {"group": _GROUP} | ({"id": self._pin} if self._pin else {})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.name}"
         self._priority = priority
+        self._asked = trio.current_time()
         self._pull.ask(subject, count, {**body, **group})
+
+    def _waits(self, seconds: float) -> Mapping[str, Any]:
+        """Return how long the engine keeps a question; only questions that begin keep a pinned consumer."""
+        longest = PINNED_SECONDS / 2 if self._consumer.policy == "pinned_client" else _LONGEST_SECONDS
+        expires = max(min(seconds, longest), 2 * HEARTBEAT_SECONDS + 0.1)
+        return {"expires": int(expires * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
 
     def _ended(self, *, found: bool) -> None:
         """Look why a question has ended. Raises `AwayError` when the engine ended it."""
@@ -323,7 +329,6 @@ class Puller:
 
 
 _LONGEST_SECONDS: Final = 60.0
-_OPEN: Final = {"expires": int(_LONGEST_SECONDS * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
 _TOO_LARGE: Final = "409"
 _EMPTY: Final = frozenset({"", "404", "408"})
 """The time of the question is over."""

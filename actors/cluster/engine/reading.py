@@ -21,7 +21,7 @@ _EXPIRES_SECONDS: Final = 30
 _FORGET_SECONDS: Final = 30
 """After this time the engine forgets the consumer of a reader that is gone."""
 _PAUSE_SECONDS: Final = 0.25
-_NO_STREAM: Final = 10059
+_ATTEMPTS: Final = 4
 
 
 class Reader:
@@ -44,12 +44,13 @@ class Reader:
         self._subjects = list(subjects)
         self._name = ""
         self._number = 0
+        self._behind = 0
         self._pull = Pull(connection, late=lambda _: None)
 
     async def batch(self) -> Sequence[Stored]:
         """Return the next messages, at least one. Waits for the first one, also without a connection.
 
-        A cancelled call loses none. Raises `RefusedError` if the stream does not exist.
+        A cancelled call loses none. A stream that is gone is waited for: `open_engine` makes it again.
         """
         while True:
             try:
@@ -83,6 +84,7 @@ class Reader:
     async def _begin(self) -> None:
         """Make a consumer that continues after the position."""
         self._pull.withdraw()
+        await self._check()
         name = secrets.token_hex(8)
         config: dict[str, Any] = {
             "name": name,
@@ -99,11 +101,26 @@ class Reader:
         subject = f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}"
         try:
             answer = await self._requests.call(subject, {"stream_name": self._stream, "config": config})
-        except RefusedError as error:
-            if error.code == _NO_STREAM:
-                raise
-            raise AwayError(str(error)) from error  # no server has room for the consumer now
+        except RefusedError as error:  # no server has room for the consumer now, or the stream is about to be made
+            raise AwayError(str(error)) from error
         self._name, self._number, self.pending = name, 0, answer.get("num_pending", 0)
+
+    async def _check(self) -> None:
+        """Go back to the beginning where the stream ends before the position: another one has taken its place.
+
+        A leader that has just been elected may lag for a moment, so it is asked several times.
+        """
+        try:
+            state = (await self._requests.call(f"$JS.API.STREAM.INFO.{self._stream}"))["state"]
+        except RefusedError as error:
+            raise AwayError(str(error)) from error
+        if state["last_seq"] >= self.position:
+            self._behind = 0
+            return
+        self._behind += 1
+        if self._behind < _ATTEMPTS:
+            raise AwayError("the stream ends before the position")
+        self.position = self._behind = 0
 
     def _ask(self) -> None:
         body = {

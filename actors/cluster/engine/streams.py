@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import attrs
-import trio
 
 from actors.cluster.engine.messages import AwayError, RefusedError
 from actors.cluster.engine.requests import Requests
@@ -126,11 +124,11 @@ def _stream(name: str, subjects: list[str], **settings: Any) -> Mapping[str, Any
 async def ensure_streams(requests: Requests, names: Names, *, servers: int) -> None:
     """Make the streams that are missing, and change those that differ. Runners may do so at the same time.
 
-    `servers` is the number of those that the settings name: with three of them, fewer replicas are refused.
+    `servers` is the number of those in the settings: with three of them a stream is not made with fewer replicas. Then,
+    and while there is no leader, it raises `AwayError`; it can be called again.
     """
-    async with trio.open_nursery() as nursery:
-        for settings in stream_settings(names):
-            nursery.start_soon(partial(_ensure, requests, settings, least=min(servers, MAX_REPLICAS)))
+    for settings in stream_settings(names):
+        await _ensure(requests, settings, least=max(1, min(servers, MAX_REPLICAS)))
 
 
 async def _ensure(requests: Requests, settings: Mapping[str, Any], *, least: int) -> None:
@@ -145,7 +143,8 @@ async def _ensure(requests: Requests, settings: Mapping[str, Any], *, least: int
             await _update(requests, found, settings)
             return
         try:
-            await _replicated(requests, "CREATE", settings, range(MAX_REPLICAS, max(least, 1) - 1, -1))
+            if not await _replicated(requests, "CREATE", settings, range(MAX_REPLICAS, least - 1, -1)):
+                raise AwayError(f"fewer than {least} of the servers run as one cluster with JetStream")
         except RefusedError as error:
             if error.code != _TAKEN:
                 raise
@@ -160,27 +159,20 @@ async def _update(requests: Requests, found: Mapping[str, Any], settings: Mappin
         return
     wanted = {**found, **settings, "metadata": {**metadata, **settings["metadata"]}}
     replicas = found["num_replicas"]
-    if all(found.get(key) == value for key, value in wanted.items()) and replicas >= MAX_REPLICAS:
+    if await _replicated(requests, "UPDATE", wanted, range(MAX_REPLICAS, replicas, -1)):
         return
-    await _replicated(requests, "UPDATE", wanted, range(max(MAX_REPLICAS, replicas), replicas - 1, -1))
+    if any(found.get(key) != value for key, value in wanted.items()):
+        await requests.call(f"$JS.API.STREAM.UPDATE.{wanted['name']}", wanted)
 
 
-async def _replicated(requests: Requests, verb: str, settings: Mapping[str, Any], numbers: range) -> None:
-    """Use the largest number of replicas for which there are servers."""
+async def _replicated(requests: Requests, verb: str, settings: Mapping[str, Any], numbers: range) -> bool:
+    """Use the largest number of replicas for which there are servers; returns False if there are too few."""
     for replicas in numbers:
         try:
             await requests.call(f"$JS.API.STREAM.{verb}.{settings['name']}", {**settings, "num_replicas": replicas})
         except RefusedError as error:
-            if error.code not in _TOO_FEW_SERVERS or replicas == numbers[-1]:
+            if error.code not in _TOO_FEW_SERVERS:
                 raise
         else:
-            return
-
-
-async def repeated(work: Any, *, pause: float = 0.25) -> Any:
-    """Do some work again until the engine answers, as long as the caller's time limit allows."""
-    while True:
-        try:
-            return await work()
-        except AwayError:
-            await trio.sleep(pause)
+            return True
+    return False

@@ -16,7 +16,7 @@ import trio
 from attrs import define
 
 from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, Stored
-from actors.cluster.feed.news import CODE, CodeNews, pack, token, unpack
+from actors.cluster.feed.news import CODE, Code, CodeNews, pack, token, unpack
 from actors.cluster.letters import Author, UnreadableError
 from actors.registry import StoredVersion
 from protocol.errors import ErrorKind, error
@@ -42,13 +42,13 @@ class CodeStore:
 
     async def put(self, version: StoredVersion, files: Mapping[str, bytes]) -> None:
         """Store the code of a version, again if it is there. Raises RunnerError `unavailable`."""
-        packed = await trio.to_thread.run_sync(lambda: zlib.compress(msgspec.msgpack.encode(dict(files))))
+        packed = await trio.to_thread.run_sync(_packed, Code(version, dict(files)))
         subject = self._subject(version.module, version.version, version.digest)
         small = len(packed) <= min(MESSAGE_BYTES, self.engine.max_payload // 2)
         # A name of its own for each: one that is no longer needed can be deleted without a look at others.
         name = None if small else f"code-{secrets.token_hex(16)}"
         here = packed if small else None
-        news = CodeNews(author=self.author, at=time.time(), stored=version, files=here, object=name)
+        news = CodeNews(author=self.author, at=time.time(), content=here, object=name)
         try:
             before = await self.engine.last(subject, fresh=True)
             if name is not None:
@@ -70,13 +70,17 @@ class CodeStore:
             if found is None or not found.data:
                 return None
             news = unpack(found.data, CodeNews)
-            packed = news.files
+            packed = news.content
             if packed is None and news.object is not None:
                 packed = await self._waiting(partial(self.engine.get_object, news.object))
-            return None if packed is None else (news.stored, await trio.to_thread.run_sync(_unpacked, packed))
+            if packed is None:
+                return None
+            code = await trio.to_thread.run_sync(_unpacked, packed)
         except (RefusedError, UnreadableError, *_BROKEN) as problem:
             log.error("the code of a version cannot be read", module=module, version=version, why=str(problem))  # noqa: TRY400
             return None
+        else:
+            return code.stored, code.files
 
     async def last(self, subject: str) -> Stored | None:
         """Return the last message of a subject. Waits while the engine is away."""
@@ -112,5 +116,9 @@ class CodeStore:
         return self.engine.names.news(CODE, token(module, version, digest))
 
 
-def _unpacked(packed: bytes) -> Mapping[str, bytes]:
-    return msgspec.msgpack.decode(zlib.decompress(packed), type=dict[str, bytes])
+def _packed(code: Code) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(code))
+
+
+def _unpacked(packed: bytes) -> Code:
+    return msgspec.msgpack.decode(zlib.decompress(packed), type=Code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -29,6 +30,8 @@ M = TypeVar("M")
 _COPY: Final = "before-cluster"
 _OPEN_SECONDS: Final = 120.0
 """How long a start may take to read everything that the cluster has."""
+
+_RETRY_SECONDS: Final = 5.0
 
 log = structlog.get_logger("cluster")
 
@@ -125,18 +128,43 @@ async def _following(shared: Shared[Any], what: str) -> AsyncIterator[None]:
 
 async def _begin(shared: Shared[Any], what: str, nursery: trio.Nursery) -> None:
     """Have everything as the cluster has it, and bring to it what only this runner has. Raises RunnerError."""
+
+    async def lost() -> None:
+        mine, copy = await _own(shared)
+        nursery.start_soon(_join_again, shared, mine, copy)
+
     follower = shared.follower
+    follower.lost = lost
     await follower.open()
-    mine = copy = None
-    if follower.joining:
-        mine = await shared.mine()
-        copy = await follower.in_file(follower.file.keep_copy, _COPY)
+    own = await _own(shared) if follower.joining else None
     await nursery.start(partial(supervise, follower, name=f"{what} of the cluster"))
-    if copy is None:
-        return
+    if own is not None:
+        await _join(shared, *own)
+
+
+async def _own(shared: Shared[M]) -> tuple[M, Path]:
+    """Return what this runner has, and the copy of its file."""
+    return await shared.mine(), await shared.follower.in_file(shared.follower.file.keep_copy, _COPY)
+
+
+async def _join(shared: Shared[M], mine: M, copy: Path) -> None:
+    follower = shared.follower
     lost = await shared.join(mine)
     await follower.joined()
     if not lost:
         await follower.in_file(copy.unlink)
     for each in lost:
         log.warning("this runner joins a cluster: what the cluster has wins", lost=each, kept=str(copy))
+
+
+async def _join_again(shared: Shared[M], mine: M, copy: Path) -> None:
+    """Bring what this runner has to a cluster that has lost it."""
+    while True:
+        try:
+            await shared.follower.wait_read()
+            await _join(shared, mine, copy)
+        except RunnerError as problem:
+            log.warning("this runner cannot join the cluster yet", why=str(problem))
+            await trio.sleep(_RETRY_SECONDS)
+        else:
+            return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -55,6 +56,8 @@ class Follower:
     in_file: InTurn
     apply: Callable[[int, int, Sequence[Stored]], Awaitable[None]]
     """Gets the number of the cluster (0 while this runner joins it), the place and the news."""
+    lost: Callable[[], Awaitable[None]] = field(default=trio.lowlevel.checkpoint, init=False)
+    """Called when the engine has lost the changes, before others are applied: this runner is `joining` then."""
     unreadable: dict[str, str] = field(factory=dict, init=False)
     """Why news of a topic could not be read: this runner changes nothing of it any more."""
     readable: float = field(default=math.inf, init=False)
@@ -92,7 +95,20 @@ class Follower:
                 if not started and self.place >= self._mark:
                     started = True
                     task_status.started()
-                await self._apply(await reader.batch())
+                batch = await reader.batch()
+                if batch[0].sequence <= self.place:
+                    log.error("the cluster has lost changes; this runner joins it again", topics=self.topics)
+                    self.place, self._mark = 0, sys.maxsize
+                    self._last.clear()
+                    self._subjects.clear()
+                    await self.lost()
+                    await self.open()
+                await self._apply(batch)
+
+    async def wait_read(self) -> None:
+        """Wait until all changes are applied that were there at `open`."""
+        while self.place < self._mark:
+            await self._moved.wait()
 
     async def joined(self) -> None:
         """Note that this runner belongs to the cluster. Raises RunnerError `unavailable`."""
@@ -138,10 +154,6 @@ class Follower:
         """Publish news that depend on no others, and that stay for so long. Raises RunnerError `unavailable`."""
         return await self._publish(topic, self.engine.names.news(topic, news.id), news, 0, {}, seconds)
 
-    async def store(self, topic: str, name: str, news: News) -> None:
-        """Publish news that no runner follows. Raises RunnerError `unavailable`."""
-        await self._stored(self.engine.names.news(topic, name), pack(news), None, _ROLLUP, None)
-
     async def _publish(
         self, topic: str, subject: str, news: News, base: int, headers: Mapping[str, str], ttl: float | None = None
     ) -> int:
@@ -186,9 +198,11 @@ class Follower:
         except EngineError as problem:
             raise error(ErrorKind.UNAVAILABLE, _AWAY, field="cluster", retry_after=5) from problem
         number = 0 if last is None else last.sequence
-        await self._wait(number)
+        if not await self._wait(number):
+            text = "this runner has not applied earlier changes of the cluster yet; try again"
+            raise error(ErrorKind.UNAVAILABLE, text, retry_after=5)
         if subject.endswith(">"):
-            self._last[topic] = max(number, self._last.get(topic, 0)) if last is not None else 0
+            self._last[topic] = number
         else:
             self._subjects[subject] = number
 

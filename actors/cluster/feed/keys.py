@@ -74,6 +74,7 @@ class SharedKeys:
 
     async def mine(self) -> list[StoredKey]:
         """Return the keys of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._keys.clear()
         return [key for key, _ in await self.in_file(self.file.load)]
 
     async def join(self, mine: Sequence[StoredKey]) -> list[str]:

@@ -32,6 +32,8 @@ from actors.registry import Action, Adopted, Catalog, Note, StoredModule, Stored
 
 NOTE_SECONDS: Final = 90 * 86400.0
 """How long the cluster keeps entries of the audit log for runners that are away."""
+_NOTES: Final = 500
+"""Entries of the audit log in one message."""
 
 log = structlog.get_logger("cluster")
 
@@ -105,8 +107,9 @@ class SharedModules:
     async def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit logs of all runners."""
         added = told(tuple(notes), self.author.node)
-        news = AuditNews(**self._head(), subject=subject, notes=added)
-        await self.follower.add(AUDIT, news, NOTE_SECONDS)
+        for first in range(0, len(added), _NOTES):
+            news = AuditNews(**self._head(), subject=subject, notes=added[first : first + _NOTES])
+            await self.follower.add(AUDIT, news, NOTE_SECONDS)
 
     async def _change(
         self,
@@ -183,6 +186,7 @@ class SharedModules:
 
     async def mine(self) -> list[StoredModule]:
         """Return the modules of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._theirs.clear()
         return await self.in_catalog(self.catalog.load)
 
     async def join(self, mine: Sequence[StoredModule]) -> list[str]:

@@ -78,11 +78,17 @@ class AuditNews(News, frozen=True, omit_defaults=True, kw_only=True):
     notes: tuple[ToldNote, ...]
 
 
-class CodeNews(News, frozen=True, omit_defaults=True, kw_only=True):
-    """A version of a module with its code: zlib of msgpack, here or in the object of this name."""
+class Code(Struct, frozen=True):
+    """A version of a module with its files."""
 
     stored: StoredVersion
-    files: bytes | None = None
+    files: dict[str, bytes]
+
+
+class CodeNews(News, frozen=True, omit_defaults=True, kw_only=True):
+    """A version with its code, as zlib of `Code`: here, or in the object of this name."""
+
+    content: bytes | None = None
     object: str | None = None
 
 

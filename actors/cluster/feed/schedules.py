@@ -114,6 +114,8 @@ class SharedStarts:
 
     async def mine(self) -> tuple[list[StoredSchedule], list[State]]:
         """Return schedules and states of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._theirs.clear()
+        self._states.clear()
         return await self.in_file(self.file.load)
 
     async def join(self, mine: tuple[list[StoredSchedule], list[State]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
@@ -20,8 +21,12 @@ from actors.cluster.letters import Author, UnreadableError
 from actors.files import Files, Shared, Sharing, StoredFile, Viewer
 from protocol.errors import ErrorKind, RunnerError, error
 
-LOOK_SECONDS: Final = 30.0
-"""Time between two looks for files that the others lack."""
+LOOK_SECONDS: Final = 3600.0
+"""Time between two looks at all files for those that the others lack."""
+AGAIN_SECONDS: Final = 30.0
+"""Time until the next look after one that failed."""
+MAX_MADE: Final = 1000
+"""Made files that wait in memory to be offered; more are found by a look at all files."""
 _FIRST_SECONDS: Final = 5.0
 _TROUBLE_SECONDS: Final = 5.0
 log: Any = structlog.get_logger("cluster.files")
@@ -42,6 +47,10 @@ class SharedFiles:
     """Notes that a later release wrote."""
     caught_up: trio.Event = field(factory=trio.Event, init=False)
     """Set when all notes are applied that the engine had at the start."""
+    _made: dict[str, StoredFile] = field(factory=dict, init=False)
+    """Files that are to be offered."""
+    _whole: bool = field(default=True, init=False)
+    """Whether others may lack files that are not in `_made`."""
     _wanted: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -78,14 +87,18 @@ class SharedFiles:
 
     async def offer(self, stored: StoredFile, subject: str, execution: str) -> None:
         """Offer a file that was stored here: an upload now, if the engine answers, others soon."""
-        if execution or not self.engine.connected:
-            self._wanted.set()
-            return
-        try:
-            await self.store.share(stored, (subject,) if subject else ())
-        except EngineError as problem:
-            log.warning("a file is offered to the cluster later", file=stored.id, why=str(problem))
-            self._wanted.set()
+        if not execution and self.engine.connected:
+            try:
+                await self.store.share(stored, (subject,) if subject else ())
+            except EngineError as problem:
+                log.warning("a file is offered to the cluster later", file=stored.id, why=str(problem))
+            else:
+                return
+        if len(self._made) < MAX_MADE:
+            self._made[stored.id] = stored
+        else:
+            self._whole = True
+        self._wanted.set()
 
     async def withdraw(self, name: str, subject: str) -> None:
         """Delete a file of the cluster, or the upload of a subject if others uploaded it too."""
@@ -109,7 +122,7 @@ class SharedFiles:
         Called before the state of the execution is published. Raises EngineError and RunnerError: then the state must
         wait, too.
         """
-        for stored in await self._sharing.lacking("", execution):
+        for stored in await self._sharing.lacking_of(execution):
             await self.store.share(stored, await self._sharing.subjects(stored.id))
         names = await self._sharing.used(execution)
         for name in names:
@@ -138,6 +151,7 @@ class SharedFiles:
 
     def _changed(self) -> None:
         if self.engine.connected:
+            self._whole = True
             self._wanted.set()
 
     async def _follow(self) -> None:
@@ -150,6 +164,9 @@ class SharedFiles:
                     while True:
                         notes = [note for each in await reader.batch() if (note := self._read(each)) is not None]
                         await self._sharing.apply(notes, reader.position)
+                        if any(isinstance(note, tuple) for note in notes):  # one may be in use here
+                            self._whole = True
+                            self._wanted.set()
                         if not reader.pending:
                             self.caught_up.set()
             except (EngineError, RunnerError) as problem:
@@ -183,21 +200,34 @@ class SharedFiles:
         with trio.move_on_after(_FIRST_SECONDS):
             await self.caught_up.wait()
         while True:
-            self._wanted = trio.Event()
+            self._wanted, seconds = trio.Event(), LOOK_SECONDS
             if self.engine.connected:
                 try:
+                    await self._offer_made()
                     await self._offer_all()
                 except (EngineError, RunnerError) as problem:
                     log.warning("files are offered to the cluster later", why=str(problem))
-            with trio.move_on_after(LOOK_SECONDS):
+                    self._whole, seconds = True, AGAIN_SECONDS
+            with trio.move_on_after(seconds) as late:
                 await self._wanted.wait()
+            self._whole = self._whole or late.cancelled_caught
+
+    async def _offer_made(self) -> None:
+        while self._made:
+            _, stored = self._made.popitem()
+            await self._offer(stored)
 
     async def _offer_all(self) -> None:
-        after = ""
-        while found := await self._sharing.lacking(after):
+        """Look at all files, if others may lack any."""
+        following = "" if self._whole else None
+        self._whole = False
+        while following is not None:
+            found, following = await self._sharing.lacking(following)
             for stored in found:
-                after = stored.id
-                try:
-                    await self.store.share(stored, await self._sharing.subjects(stored.id))
-                except FileNotFoundError:  # deleted meanwhile
-                    continue
+                await self._offer(stored)
+
+    async def _offer(self, stored: StoredFile) -> None:
+        if await self._sharing.find(stored.id) is not None:  # its execution has ended meanwhile
+            return
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            await self.store.share(stored, await self._sharing.subjects(stored.id))

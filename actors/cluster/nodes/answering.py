@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -42,6 +44,8 @@ SILENCE_SECONDS: Final = 20.0
 """A call whose runner with the caller has not asked for its events for this long is ended."""
 _WITHHELD_SECONDS: Final = 300.0
 _LOOK_SECONDS: Final = 1.0
+_MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Results that no record has, together."""
 
 log = structlog.get_logger("cluster")
 
@@ -64,8 +68,32 @@ class Answering:
     registry: Registry
     guests: dict[str, Guest] = field(factory=dict, init=False)
     """The calls that run here for callers of other runners."""
+    _summaries: dict[str, Guest] = field(factory=dict, init=False)
+    """Executions whose records lack results for which callers of other runners may wait."""
     _withheld: dict[str, float] = field(factory=dict, init=False)
     """Calls that must not begin here any more."""
+
+    def __attrs_post_init__(self) -> None:
+        self.runs.on_enter.append(self._keep)
+
+    def _keep(self, live: Live) -> None:
+        """Keep a call whose result is in no record, for a while behind its end."""
+        if not (live.execution.summary and live.execution.asynchronous):
+            return
+        with suppress(RunnerError):
+            if self.runs.dispatcher.queue.takes_calls(live.module):
+                live.log.followed = True
+                self._summaries[live.execution.id] = Guest(live, math.inf)
+
+    def _forget(self, now: float) -> None:
+        """Forget results that were not fetched in time, and the oldest ones beyond a bound."""
+        size = 0
+        for name, guest in reversed(list(self._summaries.items())):
+            if guest.live.ended.is_set():
+                guest.until = min(guest.until, now + SILENCE_SECONDS)
+                size += len(guest.live.execution.result or b"")
+                if guest.until < now or size > _MAX_KEPT_BYTES:
+                    del self._summaries[name]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End the calls whose callers' runners are gone, until cancelled."""
@@ -73,6 +101,7 @@ class Answering:
         while True:
             await trio.sleep(_LOOK_SECONDS)
             now = trio.current_time()
+            self._forget(now)
             self._withheld = {name: until for name, until in self._withheld.items() if until > now}
             for name, guest in list(self.guests.items()):
                 if guest.until >= now:
@@ -134,6 +163,7 @@ class Answering:
         guest = self.guests.get(question.id)
         if guest is not None:
             guest.until = trio.current_time() + SILENCE_SECONDS
+        guest = guest or self._summaries.get(question.id)
         live = self.runs.find(question.id) if guest is None else guest.live
         if live is None:
             ended = await self._recorded(question.id)

@@ -32,6 +32,7 @@ from actors.cluster.nodes.wording import (
     Several,
     Waits,
 )
+from actors.events import EventLog
 from actors.executions import Here, Live, Runs, served
 from actors.history import History, Query
 from actors.registry import Published, Registry
@@ -108,13 +109,19 @@ class Everywhere:
     def mirror(self, execution: Execution, module: Published | None = None) -> Mirror:
         """Return an execution that this runner does not own, as callers read, follow and wait for it."""
         found = module or served(self.registry, execution) or _unserved(execution)
-        mirror = Mirror(execution, found, self.requests, self.adopt, self.keep)
+        mirror = Mirror(execution, found, self.requests, self.runs.find, self.adopt, self.keep)
         if execution.status is Status.QUEUED and mirror.waiting is None:
             mirror.waiting = Waiting("queued", execution.created_at)
         if len(self._mirrors) > _MANY:
             self._mirrors = {name: mirrors for name, mirrors in self._mirrors.items() if mirrors}
         self._mirrors.setdefault(execution.id, WeakSet()).add(mirror)
         return mirror
+
+    def take_over(self, live: Live) -> None:
+        """Let those who read an execution go on with the runner that has it now."""
+        mirror = self.mirror(live.snapshot(), live.module)
+        live.log.go_on_in(mirror.log)
+        live.log = EventLog(limit=0, keep=0)
 
     def project(self, execution: Execution) -> None:
         """Tell those who read an execution of another runner about a later state of it."""

@@ -96,6 +96,7 @@ class Nodes:
         )
         self.present = Present(self.engine, self.neighbours, self.look)
         runs.owners, runs.forward = self.everywhere, self.forwarding.run
+        runs.dispatcher.live.on_pass.append(self.everywhere.take_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be one of the runners of the cluster until cancelled."""

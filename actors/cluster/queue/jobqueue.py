@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 import trio
 from attrs import Factory, define, field
+from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Engine, RefusedError, StaleError
 from actors.cluster.queue.held import Job, Jobs
@@ -195,6 +196,7 @@ class JobQueue:
         if live is not None and execution.status not in (Status.QUEUED, Status.SCHEDULED):
             other = execution.node != self.around.me.node
             if other and not live.superseded and sequence > self.around.record.known(name):
+                live.execution = replace(live.execution, node=execution.node)  # for those who read on
                 self.runs.dispatcher.supersede(live)
         if execution.status.final:
             self.jobs.settle(name)

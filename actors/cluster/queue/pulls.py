@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,7 +10,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.cluster.engine import AwayError, Consumer, Delivery, Engine, RefusedError
+from actors.cluster.engine import PINNED_SECONDS, AwayError, Consumer, Delivery, Engine, RefusedError
 from actors.cluster.queue.lanes import Lane
 from actors.cluster.queue.places import Room, Wish
 from actors.cluster.queue.placing import Placing
@@ -129,7 +130,9 @@ class Pulls:
                 wish = self.room.wish(lane, arriving=asking.arriving > 0)
                 if wish.count <= 0:
                     puller.pause()
-                    await self._look.wait()
+                    with trio.move_on_after(PINNED_SECONDS / 3 if lane.pinned else math.inf):
+                        await self._look.wait()
+                    await puller.keep()
                     continue
                 asking.asked = wish
                 found: Sequence[Delivery] = ()

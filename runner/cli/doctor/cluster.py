@@ -157,6 +157,8 @@ def _storage(monitored: Sequence[tuple[str, Monitored | str]]) -> Iterator[Findi
 
 def _clock(name: str, offset: float, doubt: float) -> Finding:
     text = f"{name}: {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} this machine, ±{doubt:.1f} s"
+    if abs(offset) < 0.05:
+        text = f"{name}: as that of this machine, ±{doubt:.1f} s"
     if abs(offset) - doubt > CLOCK_SECONDS:
         remedy = "have both clocks set by NTP, such as with chrony or systemd-timesyncd"
         return Finding(TOPIC, "clock", State.NOTE, text, remedy)

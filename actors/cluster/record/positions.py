@@ -1,15 +1,18 @@
 """How far this runner has come in the streams of the engine, and in its own history: `cluster.db`.
 
-Everything here blocks and is called by one thread at a time.
+Everything here blocks, and may be called by several threads: the outbox and the projection have a task each.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
-from attrs import define
+from attrs import define, field
 from sqlalchemy.dialects import sqlite
 
 from actors.damage import Copied
@@ -52,6 +55,8 @@ class Positions(OneFile):
     META = _meta
     SCHEMA = 1
     COPIED = (Copied("positions", "id"),)
+    _turn: threading.Lock = field(factory=threading.Lock, init=False)
+    """All use one connection."""
 
     @mending
     def get(self, name: str) -> Position:
@@ -66,3 +71,8 @@ class Positions(OneFile):
         changed = {"content": insert.excluded.content, "digest": insert.excluded.digest}
         with self._transaction() as link:
             link.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._turn, OneFile._transaction(self) as link:
+            yield link

@@ -6,8 +6,6 @@ Everything here blocks, and may be called by several threads: the outbox and the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -61,7 +59,7 @@ class Positions(OneFile):
     @mending
     def get(self, name: str) -> Position:
         """Return a place; the begin if it is not known."""
-        with self._transaction() as link:
+        with self._turn, self._transaction() as link:
             return next((at for row, at in self._sealed_rows(link, _positions, Position) if row.id == name), Position())
 
     @mending
@@ -69,10 +67,5 @@ class Positions(OneFile):
         """Remember a place."""
         insert = sqlite.insert(_positions).values(id=name, **sealed(position))
         changed = {"content": insert.excluded.content, "digest": insert.excluded.digest}
-        with self._transaction() as link:
+        with self._turn, self._transaction() as link:
             link.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        with self._turn, OneFile._transaction(self) as link:
-            yield link

@@ -202,6 +202,21 @@ async def test_an_end_that_another_runner_has_decided_otherwise_is_not_recorded(
     assert log.unsent == set()
 
 
+async def test_an_end_is_owed_even_if_the_outbox_offered_the_state_before_it_meanwhile(log, monkeypatch):
+    execution, finish = accepted(), log.history.finish
+    await log.submit(execution)
+    log.mail.engine.connected = False
+
+    async def offered(record):
+        log.unsent.discard(record.id)
+        await finish(record)
+
+    monkeypatch.setattr(type(log.history), "finish", lambda _, record: offered(record))
+    await log.finish(ended(execution))
+
+    assert log.unsent == log.renewed == {execution.id}
+
+
 async def test_an_end_does_not_wait_for_servers_that_are_away(log):
     execution = accepted()
     await log.submit(execution)

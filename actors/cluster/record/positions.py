@@ -1,6 +1,6 @@
 """How far this runner has come in the streams of the engine, and in its own history: `cluster.db`.
 
-Everything here blocks. Projection and outbox use it at the same time.
+Everything here blocks, and may be called by several threads: the outbox and the projection have a task each.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Positions(OneFile):
     META = _meta
     SCHEMA = 1
     COPIED = (Copied("positions", "id"),)
-
     _turn: threading.Lock = field(factory=threading.Lock, init=False)
+    """All use one connection."""
 
     @mending
     def get(self, name: str) -> Position:

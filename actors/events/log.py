@@ -157,7 +157,7 @@ class EventLog:
             self.seal()
             self.last = last
             self.next_seq = last.seq + 1
-            self._wake()
+            self._add()
 
     def close(self, reason: str, attempt: int) -> None:
         """Add that the execution continues elsewhere; readers end without its last event."""
@@ -182,7 +182,7 @@ class EventLog:
         """Let readers go on in another log, which begins with the events of this one."""
         self.following, self._closed = following, True
         following.followed = following.followed or self.followed
-        self._wake()
+        self._add()
 
     def seal(self) -> None:
         """End the piece of output that still grows, so that it can be read."""
@@ -211,14 +211,12 @@ class EventLog:
             self._open = OutputEvent(self._number(), now, place[0], "", place[1])
         self._open_parts.append(text)
         self._open_bytes += size
-        self._wake()
+        self._add()
 
-    def _add(self, event: KeptEvent) -> None:
-        self.store.add(event)
-        if self._changed is not None:
-            self._wake()
-
-    def _wake(self) -> None:
+    def _add(self, event: KeptEvent | None = None) -> None:
+        """Add an event, if there is one, and wake readers."""
+        if event is not None:
+            self.store.add(event)
         if self._changed is not None:
             self._changed.set()
             self._changed = None

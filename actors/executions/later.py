@@ -81,6 +81,9 @@ class Later:
                         with suppress(SupersededError):  # another runner was first
                             await self.queue(execution)
                         self.count -= 1
+            if self.live.records.node is not None:  # other runners accept and queue some, too
+                await history.catch_up()
+                self.count = await history.count_scheduled()
             if len(names) < _TOGETHER:
                 return following
             if self.count == before:  # the database does not know yet that they were moved
@@ -107,9 +110,10 @@ class Later:
         return execution
 
     def hear(self, execution: Execution, _sequence: int) -> None:
-        """Take note of an execution that another runner of the cluster has accepted."""
-        if execution.status is Status.SCHEDULED:
-            self._due_at = min(self._due_at, execution.run_at or 0.0)
+        """Take note of a scheduled execution that a runner of the cluster has accepted, or queued."""
+        if execution.run_at is not None:
+            again = self.clock() + _LOOK_SECONDS  # another runner may have queued it: they are counted anew
+            self._due_at = min(self._due_at, execution.run_at if execution.status is Status.SCHEDULED else again)
             self._earlier.set()
 
     async def cancel(self, name: str, why: Failure) -> Execution | None:

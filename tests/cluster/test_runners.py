@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +12,7 @@ from attrs import evolve
 
 from actors.cluster import engine
 from actors.history import Query
+from actors.turns import Terms
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, inline, open_service, wait_until
@@ -77,6 +79,22 @@ async def test_an_execution_is_read_followed_and_cancelled_at_any_runner(tmp_pat
 
         assert (await away.cancel(ANYBODY, name)).status is Status.CANCELLED
         assert [(await ended(service, name)).status for service in (one, other)] == [Status.CANCELLED] * 2
+
+
+async def test_a_scheduled_execution_is_queued_by_one_runner_and_a_large_result_is_whole_at_all(tmp_path, cluster):
+    large = inline("large", "def handler(input):\n    print('x' * 300000, flush=True)\n    return 'y' * 300000\n")
+    async with two(tmp_path, cluster, large) as (one, other):
+        terms = Terms(run_at=time.time() + 0.3)
+        name = (await one.submit(ANYBODY, "large", b"1", terms=terms)).id
+        at_one, at_other = await ended(one, name), await ended(other, name)
+
+        assert at_one == at_other
+        assert (at_one.status, at_one.attempts, at_one.result_bytes) == (Status.SUCCEEDED, 1, 300_002)
+        assert len(at_one.result) == 300_002
+        assert len(at_one.events) > 300_000
+        with trio.fail_after(PATIENCE):
+            while (one.runs.later.count, other.runs.later.count) != (0, 0):
+                await trio.sleep(0.05)
 
 
 async def test_without_servers_calls_go_on_and_are_in_all_records_later(tmp_path, nats, cluster):

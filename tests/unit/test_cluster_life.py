@@ -1,9 +1,9 @@
 """Unit: letters between runners, and a model of a cluster in which everything that can go wrong does.
 
 Three runners follow the rules of `actors.cluster.life` over an engine with a log (compare-and-set) and a queue
-(redelivery). They crash, stop and continue late, are cut off; messages are lost, late, repeated; reads are old; jobs and
-states are lost by damage. Then the cluster is made whole. `FUZZ_EXAMPLES=20000 pytest tests/unit/test_cluster_life.py`
-looks for longer.
+(redelivery). They crash, stop and continue late, are cut off; messages are lost, late, repeated; reads are old; jobs
+and states are lost by damage. Then the cluster is made whole. To look for longer:
+`FUZZ_EXAMPLES=20000 pytest tests/unit/test_cluster_life.py`.
 """
 
 from __future__ import annotations

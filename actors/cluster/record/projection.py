@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,8 @@ from protocol.model import Execution
 _NAME: Final = "log"
 _MANY: Final = 1000
 """Letters that are stored together."""
+_MANY_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of inputs, results and events that are."""
 _KEEP_SECONDS: Final = 1.0
 """How often the position is remembered. Letters that are read again change nothing."""
 _TRIES: Final = 3
@@ -105,12 +107,22 @@ class Projection:
             log.warning("the position in the log cannot be kept", why=str(problem))
 
     async def _store(self, found: Sequence[Stored]) -> None:
-        """Store the states of some letters, then tell the hooks."""
+        """Store the states of some letters, then tell the hooks; large ones a few at a time."""
         letters: dict[str, tuple[Letter, int]] = {}
+        size = 0
         for stored in found:
             letter = await self._letter(stored)
-            if letter is not None:
-                letters[letter.execution.id] = letter, stored.sequence
+            if letter is None:
+                continue
+            execution = letter.execution
+            letters[execution.id] = letter, stored.sequence
+            size += len(execution.input) + len(execution.result or b"") + len(execution.events)
+            if size > _MANY_BYTES:
+                await self._store_read(letters)
+                letters, size = {}, 0
+        await self._store_read(letters)
+
+    async def _store_read(self, letters: Mapping[str, tuple[Letter, int]]) -> None:
         me = self.mail.me
         others: list[Letter] = []
         mine: list[Letter] = []
@@ -134,10 +146,7 @@ class Projection:
             return None
         for last in (False,) * (_TRIES - 1) + (True,):
             try:
-                letter = unpack(stored.data)
-                if letter.author.boot == self.mail.me.boot:
-                    return letter  # its execution is here
-                return await self.mail.whole(letter)
+                return await self.mail.whole(unpack(stored.data))
             except UnreadableError as problem:
                 why = str(problem)
                 break

@@ -50,6 +50,19 @@ def restart_server(runners: Fleet, chance: random.Random) -> None:
     chance.choice(runners.servers.all).restart()
 
 
+def damage_server(runners: Fleet, chance: random.Random) -> None:
+    """Flip bytes in what one server has stored."""
+    server = chance.choice(runners.servers.all)
+    server.kill()
+    blocks = [path for path in server.folder.rglob("*.blk") if path.stat().st_size]
+    for path in chance.sample(blocks, min(3, len(blocks))):
+        data = bytearray(path.read_bytes())
+        for _ in range(10):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+    server.start()
+
+
 FAULTS: tuple[Fault, ...] = (
     kill_runners,
     stop_runner,
@@ -57,6 +70,7 @@ FAULTS: tuple[Fault, ...] = (
     kill_servers,
     stop_servers,
     restart_server,
+    damage_server,
 )
 
 

@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+import trio
 from attrs import define, field
 from msgspec.structs import replace
 
@@ -201,6 +202,21 @@ async def test_an_end_that_another_runner_has_decided_otherwise_is_not_recorded(
     assert log.unsent == set()
 
 
+async def test_an_end_is_owed_even_if_the_outbox_offered_the_state_before_it_meanwhile(log, monkeypatch):
+    execution, finish = accepted(), log.history.finish
+    await log.submit(execution)
+    log.mail.engine.connected = False
+
+    async def offered(record):
+        log.unsent.discard(record.id)
+        await finish(record)
+
+    monkeypatch.setattr(type(log.history), "finish", lambda _, record: offered(record))
+    await log.finish(ended(execution))
+
+    assert log.unsent == log.renewed == {execution.id}
+
+
 async def test_an_end_does_not_wait_for_servers_that_are_away(log):
     execution = accepted()
     await log.submit(execution)
@@ -257,6 +273,16 @@ async def test_letters_have_what_the_history_keeps(log):
 
     assert [letter.execution.input for letter in log.mail.sent] == [b"[1]", b"null"]
     assert log.mail.sent[-1].execution.result is None
+
+
+async def test_positions_are_used_by_several_threads_at_a_time(tmp_path):
+    positions = Positions.open(tmp_path / "cluster.db")
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(trio.to_thread.run_sync, positions.put, str(number), Position(number))
+
+    assert [positions.get(str(number)).number for number in range(20)] == list(range(20))
+    positions.close()
 
 
 def test_a_position_is_there_after_a_restart_and_the_begin_when_it_is_damaged(tmp_path):

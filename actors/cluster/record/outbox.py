@@ -122,10 +122,13 @@ class Outbox:
     async def _offer_unsent(self) -> None:
         """Offer the states whose publishing had no answer."""
         for name in list(self.shared.unsent):
+            self.shared.renewed.discard(name)
             execution = await self.history.get(name)
             if execution is not None:
                 await self._offer(execution)
-            self.shared.unsent.discard(name)
+            if name not in self.shared.renewed:
+                self.shared.unsent.discard(name)
+        self.shared.renewed &= self.shared.unsent
 
     async def _offer_after(self, at: Position, began: int) -> int:
         """Offer all ends with revisions after a position; return the revision up to which all are in the log."""

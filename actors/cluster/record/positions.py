@@ -1,15 +1,16 @@
 """How far this runner has come in the streams of the engine, and in its own history: `cluster.db`.
 
-Everything here blocks and is called by one thread at a time.
+Everything here blocks, and may be called by several threads: the outbox and the projection have a task each.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
-from attrs import define
+from attrs import define, field
 from sqlalchemy.dialects import sqlite
 
 from actors.damage import Copied
@@ -52,11 +53,13 @@ class Positions(OneFile):
     META = _meta
     SCHEMA = 1
     COPIED = (Copied("positions", "id"),)
+    _turn: threading.Lock = field(factory=threading.Lock, init=False)
+    """All use one connection."""
 
     @mending
     def get(self, name: str) -> Position:
         """Return a place; the begin if it is not known."""
-        with self._transaction() as link:
+        with self._turn, self._transaction() as link:
             return next((at for row, at in self._sealed_rows(link, _positions, Position) if row.id == name), Position())
 
     @mending
@@ -64,5 +67,5 @@ class Positions(OneFile):
         """Remember a place."""
         insert = sqlite.insert(_positions).values(id=name, **sealed(position))
         changed = {"content": insert.excluded.content, "digest": insert.excluded.digest}
-        with self._transaction() as link:
+        with self._turn, self._transaction() as link:
             link.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))

@@ -55,6 +55,8 @@ class SharedLog:
     """Lets the outbox look."""
     unsent: set[str] = field(factory=set, init=False)
     """Executions of which the log may lack the last state, or the queue the job."""
+    renewed: set[str] = field(factory=set, init=False)
+    """Those of them that were added again since the outbox last looked at them."""
     recent: Recent = field(factory=Recent, init=False)
     """The last ends of plain calls."""
     _known: dict[str, int] = field(factory=dict, init=False)
@@ -115,11 +117,13 @@ class SharedLog:
             self.wake()
             return
         self.unsent.add(execution.id)
+        published = False
         try:
             # The record of an end is made even if the caller was cancelled.
             with trio.CancelScope(deadline=trio.current_time() + _END_SECONDS, shield=True):
                 await self._publish(execution)
                 self.unsent.discard(execution.id)
+                published = True
         except SupersededError:
             self.unsent.discard(execution.id)
             raise
@@ -127,8 +131,8 @@ class SharedLog:
             log.info("an end is published later", execution=execution.id, why=str(problem))
         await self.history.finish(execution)
         self._known.pop(execution.id, None)
-        if execution.id in self.unsent:
-            self.wake()
+        if not published:  # the outbox may have offered the state before it meanwhile
+            self.owe(execution.id)
 
     async def _accept(self, execution: Execution) -> None:
         if not self.mail.engine.connected:
@@ -220,8 +224,9 @@ class SharedLog:
         return self._known.get(name, 0)
 
     def owe(self, name: str) -> None:
-        """Have the job of an execution put as soon as the engine answers."""
+        """Have the last state of an execution published, and its job put, as soon as the engine answers."""
         self.unsent.add(name)
+        self.renewed.add(name)
         self.wake()
 
     def settled(self, name: str) -> bool:

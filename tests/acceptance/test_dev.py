@@ -100,6 +100,13 @@ def test_the_same_file_runs_under_uv(place, file):
     assert done.stdout == "got by hand\n{'version': '1.0', 'input': 'by hand'}\n"
 
 
+def save(file: Path, text: str) -> None:
+    """Write a file as a whole, so that the watcher sees no half of it and tells of no mistake more."""
+    whole = file.parent.parent / "whole"
+    whole.write_text(text)
+    whole.replace(file)
+
+
 def test_a_file_is_served_while_it_is_edited(place, file):
     home, environ = place
     log, ready = home.parent / "log", home.parent / "ready.json"
@@ -128,21 +135,21 @@ def test_a_file_is_served_while_it_is_edited(place, file):
         assert '#2 |   File "hello.py", line 17, in handler\n' in log.read_text()
         assert '#2 |     raise ValueError("not " + input)\n' in log.read_text()
 
-        file.write_text(FILE.replace("(input):", "(input:"))
+        save(file, FILE.replace("(input):", "(input:"))
         wait_for(lambda: log.read_text().count("the last good version keeps serving") == 1)
         assert "hello.py:14: path: does not compile: '(' was never closed" in log.read_text()
         assert call("still")[0] == 0
 
-        file.write_text(FILE.replace("import sys", "import nothing_like_this"))
+        save(file, FILE.replace("import sys", "import nothing_like_this"))
         wait_for(lambda: log.read_text().count("the last good version keeps serving") == 2)
         assert 'File "hello.py", line 9, in <module>\n' in log.read_text()
         assert call("still")[0] == 0
 
-        file.write_text(FILE)
+        save(file, FILE)
         wait_for(lambda: " the mistake is gone; nothing else changed\n" in log.read_text())
         assert " reloaded\n" not in log.read_text()
 
-        file.write_text(FILE.replace('"input": input', '"other": input'))
+        save(file, FILE.replace('"input": input', '"other": input'))
         wait_for(lambda: " reloaded\n" in log.read_text())
         assert call("new")[:2] == (0, '{"version":"1.0","other":"new"}\n')
     finally:

@@ -75,6 +75,7 @@ class Cluster:
         mail = Mail(self.engine, self.me, self.files, Parts(self.files))
         self.shared = SharedLog(mail, history)
         self.projection = Projection(mail, history, self.positions)
+        self.projection.owe = self.shared.owe
         self.ends = EndsOfThisRunner(self.engine, self.node, history.get)
         return self.shared
 

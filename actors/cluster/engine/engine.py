@@ -117,7 +117,9 @@ class Engine:
     async def extent(self, stream: str) -> Extent:
         """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
         found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
-        return Extent(found["created"], found["state"]["last_seq"])
+        cluster = found.get("cluster") or {}
+        led = f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip()
+        return Extent(found["created"], found["state"]["last_seq"], led)
 
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:

@@ -80,6 +80,8 @@ class Extent(msgspec.Struct, frozen=True):
     """When it was made: one that was made again is another stream."""
     last: int
     """The sequence of its last message, or of the last one that there was."""
+    led: str = ""
+    """Which server leads it and since when; nothing for one without replicas."""
 
 
 def from_direct(message: Message) -> Stored:

@@ -22,6 +22,8 @@ _FORGET_SECONDS: Final = 30
 """After this time the engine forgets the consumer of a reader that is gone."""
 _PAUSE_SECONDS: Final = 0.25
 _ATTEMPTS: Final = 4
+_PLACES: Final = 12
+"""Servers choose by chance which of them has a consumer: so often it is made again to have it at the leader."""
 
 
 class Reader:
@@ -84,7 +86,16 @@ class Reader:
     async def _begin(self) -> None:
         """Make a consumer that continues after the position."""
         self._pull.withdraw()
-        await self._check()
+        leader = await self._check()
+        for _ in range(_PLACES):
+            placed = await self._make()
+            if placed == leader or not self.pending:  # new messages reach all alike
+                return
+            self._drop()
+        await self._make()
+
+    async def _make(self) -> str | None:
+        """Make a consumer; return which server has it."""
         name = secrets.token_hex(8)
         config: dict[str, Any] = {
             "name": name,
@@ -104,23 +115,29 @@ class Reader:
         except RefusedError as error:  # no server has room for the consumer now, or the stream is about to be made
             raise AwayError(str(error)) from error
         self._name, self._number, self.pending = name, 0, answer.get("num_pending", 0)
+        server: str | None = (answer.get("cluster") or {}).get("leader")
+        return server
 
-    async def _check(self) -> None:
+    async def _check(self) -> str | None:
         """Go back to the beginning where the stream ends before the position: another one has taken its place.
+
+        Returns the server that leads the stream: runners offer again what that server lacks, not what others lack.
 
         A leader that has just been elected may lag for a moment, so it is asked several times.
         """
         try:
-            state = (await self._requests.call(f"$JS.API.STREAM.INFO.{self._stream}"))["state"]
+            found = await self._requests.call(f"$JS.API.STREAM.INFO.{self._stream}")
         except RefusedError as error:
             raise AwayError(str(error)) from error
-        if state["last_seq"] >= self.position:
+        leader: str | None = (found.get("cluster") or {}).get("leader")
+        if found["state"]["last_seq"] >= self.position:
             self._behind = 0
-            return
+            return leader
         self._behind += 1
         if self._behind < _ATTEMPTS:
             raise AwayError("the stream ends before the position")
         self.position = self._behind = 0
+        return leader
 
     def _ask(self) -> None:
         body = {

@@ -108,8 +108,11 @@ class Placing:
         self, name: str, state: State | None, module: Published | None, delivery: Delivery
     ) -> Run | Again | Lost | Drop | Wait:
         known = None
-        if state is None or state.letter.author.node == self.around.me.node:  # others' ends are in the log
+        # The ends of others are in the log, unless that was damaged: then jobs come again, too.
+        if state is None or state.letter.author.node == self.around.me.node or delivery.delivered > 1:
             known = await self.runs.history.get(name)
+        if known is not None and known.status.final and (state is None or not state.letter.execution.status.final):
+            self.around.record.owe(name)
         policy = None if module is None else module.spec.retry
         alive, me, now = self.around.presence.alive(), self.around.me, time.time()
         return decide(state, known, me, alive, policy, delivered=delivery.delivered, now=now)

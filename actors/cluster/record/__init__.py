@@ -1,7 +1,7 @@
 """The record of a cluster: states of executions go into the log of the engine, and from there into every history.
 
 `SharedLog` is the execution log of this runner. `Projection` brings what others write into its history, `Outbox` what
-the log lacks of its own.
+the log lacks of its own; `Repair`, inside of it, fills holes that damage of a server has left.
 """
 
 from actors.cluster.record.mail import Mail

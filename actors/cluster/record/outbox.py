@@ -3,15 +3,16 @@
 The history of this runner is the outbox. A cursor goes through the ends in it, by their revisions: in a running cluster
 these are calls that were answered without the engine, at a join all that was before. Accepted executions that have not
 ended are offered with their jobs, at the start, whenever the engine comes back, and every 30 seconds: so what the
-engine has lost comes back.
+engine has lost comes back. A state that is not in the log any more is offered some seconds before its job: a runner
+that knows a later one offers that meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 import trio
@@ -22,19 +23,19 @@ from actors.cluster.engine import AwayError, EngineError, StaleError
 from actors.cluster.letters import Letter, UnreadableError
 from actors.cluster.life import Publish, State, forsaken, owed, resolve
 from actors.cluster.record.positions import Position, Positions
+from actors.cluster.record.repair import Repair, in_parallel
 from actors.cluster.record.sharedlog import SharedLog, letter_of
 from actors.history import Ended, History, ended_after, join, open_ones, own, stage_of, summary_of
 from protocol.errors import RunnerError
 from protocol.model import Execution, Status
 
-T = TypeVar("T")
 _NAME: Final = "outbox"
 _MANY: Final = 256
-_AT_ONCE: Final = 64
-"""Letters that are on their way at a time."""
 _GATHER_SECONDS: Final = 0.25
 """Ends of calls are gathered for so long: as long as the history gathers them."""
 _SWEEP_SECONDS: Final = 30.0
+_SETTLE_SECONDS: Final = 5.0
+"""How long runners have to tell that they know more of an execution which the log had lost."""
 _SWEPT: Final = 1000
 """Executions that a sweep looks at, but for those at the start and at a return of the engine."""
 _RETRY_SECONDS: Final = 1.0
@@ -61,7 +62,9 @@ class Outbox:
     """Executions whose last state the log may lack, as of the last look."""
     _wake: trio.Event = field(factory=trio.Event, init=False)
     _back: trio.Event = field(factory=trio.Event, init=False)
-    """The engine came back."""
+    """The engine came back, or another server leads."""
+    _jobless: list[str] = field(factory=list, init=False)
+    """Executions that the log had lost, and which are offered without their jobs."""
     _swept: str = field(default="", init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -77,6 +80,8 @@ class Outbox:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._offer_ends, began)
                 nursery.start_soon(self._sweep)
+                parts = self.shared, self.history, self.positions, self._offer, self.nodes, self._changed
+                nursery.start_soon(Repair(*parts).run)
         finally:
             engine.changed.discard(self._changed)
 
@@ -139,7 +144,7 @@ class Outbox:
             found: list[Ended] = await self.history.read(read)
             wanted = [each for each in found if not (each.shared and each.revision > began)]
             self.behind = len(wanted)
-            await _in_parallel(self._offer_end, wanted)
+            await in_parallel(self._offer_end, wanted)
             if wanted:
                 await self.history.change(partial(own, node=node, names=[each.id for each in wanted]))
             self.behind = 0
@@ -159,19 +164,24 @@ class Outbox:
         with suppress(StaleError):  # it is in the log already
             await self.shared.mail.send(letter_of(self.shared.mail.me, execution), 0)
 
-    async def _offer(self, row: Execution) -> None:
-        """Offer a state of the history. If the log has a later one, that counts here, too."""
+    async def _offer(self, row: Execution, *, puts: bool = True) -> None:
+        """Offer a state of the history; `puts` its job, too. If the log has a later one, that counts here."""
         me, node = self.shared.mail.me, row.node or self.shared.node
         row = replace(row, node=node, reruns=(), children=())
-        state = await self.shared.state(row.id)
-        letter = owed(summary_of(row) if row.summary else row, node, me, state)
+        state = found = await self.shared.mail.state(row.id, fresh=True)
+        if row.status is Status.RUNNING and node == me.node and self.is_live(row.id):
+            letter: Letter | None = letter_of(me, row)  # it was in the log when its handler was called
+        else:
+            letter = owed(summary_of(row) if row.summary else row, node, me, state)
         if letter is not None:
             state = await self._sent(letter, state)
         if state is None or self.is_live(row.id):
             return
         if stage_of(state.letter.execution).follows(stage_of(row)):
             await self.history.adopt([state.letter.execution])
-        if state.letter == letter and row.status is Status.QUEUED:  # it was not in the log before, so it has no job
+        if found is None and not puts:
+            self._jobless.append(row.id)
+        elif state.letter == letter and row.status is Status.QUEUED:  # it was not in the log before, so it has no job
             await self._put(row)
         else:
             await self._put_job(state)
@@ -209,7 +219,9 @@ class Outbox:
     async def _sweep(self) -> None:
         while True:
             everything, self._back = self._back.is_set() or not self._swept, trio.Event()
+            jobless, self._jobless = self._jobless, []
             try:
+                await in_parallel(self._offer_open, jobless)
                 await self._sweep_once(everything=everything)
             except (EngineError, UnreadableError, RunnerError) as problem:
                 log.info("accepted executions are offered later", why=str(problem))
@@ -217,7 +229,7 @@ class Outbox:
                 await trio.sleep(_RETRY_SECONDS)
                 await self.shared.mail.engine.wait_connected()
                 continue
-            with trio.move_on_after(_SWEEP_SECONDS):
+            with trio.move_on_after(_SETTLE_SECONDS if self._jobless else _SWEEP_SECONDS):
                 await self._back.wait()
 
     async def _sweep_once(self, *, everything: bool) -> None:
@@ -228,7 +240,7 @@ class Outbox:
         while everything or looked < _SWEPT:
             found = await self.history.read(partial(open_ones, after=self._swept, most=_MANY))
             names = [name for name, _ in found if not self.is_live(name)]
-            await _in_parallel(self._offer_open, names)
+            await in_parallel(self._offer_open, names)
             self._swept = found[-1][0] if found else " "
             looked += len(found)
             if len(found) < _MANY:
@@ -241,23 +253,4 @@ class Outbox:
         if execution is None or execution.status.final or self.is_live(name):
             return
         if execution.node in (None, self.shared.node) or execution.node not in self.nodes():
-            await self._offer(execution)
-
-
-async def _in_parallel(work: Callable[[T], Awaitable[None]], things: Sequence[T]) -> None:
-    """Do some work on many things, several at a time. Raises the first error, after which the rest is left."""
-    rest, problems = iter(things), list[Exception]()
-
-    async def some(nursery: trio.Nursery) -> None:
-        try:
-            for thing in rest:
-                await work(thing)
-        except (EngineError, UnreadableError, RunnerError) as problem:
-            problems.append(problem)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(_AT_ONCE, len(things))):
-            nursery.start_soon(some, nursery)
-    if problems:
-        raise problems[0]
+            await self._offer(execution, puts=False)

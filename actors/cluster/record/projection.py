@@ -15,7 +15,7 @@ from actors.cluster.files import ids_of
 from actors.cluster.letters import Letter, UnreadableError, unpack
 from actors.cluster.record.mail import Mail
 from actors.cluster.record.positions import Position, Positions
-from actors.history import History, stages
+from actors.history import History, stage_of, stages
 from protocol.errors import RunnerError
 from protocol.model import Execution
 
@@ -43,6 +43,8 @@ class Projection:
     positions: Positions
     hooks: list[Hook] = field(factory=list, init=False)
     """Functions that get each state and its sequence; they must not raise."""
+    owe: Callable[[str], None] = field(default=lambda _: None, init=False)
+    """Has the state of the history offered to the log."""
     unreadable: int = field(default=0, init=False)
     """Letters that this release cannot read, since the start."""
     lag: int = field(default=0, init=False)
@@ -133,6 +135,7 @@ class Projection:
         for letter in others:
             if letter.files or letter.parts:
                 await self._note(letter)
+        await self._contradict([letter.execution for letter, _ in letters.values() if not letter.author.boot])
         states = [letter.execution for letter in others] + await self._without_ended(mine)
         if states:
             await self._adopt(states)
@@ -164,6 +167,15 @@ class Projection:
             await self.mail.files.note_uses(execution.id, execution.module.name, ids_of(letter))
         except RunnerError as problem:
             log.warning("the files of an execution cannot be noted", execution=execution.id, why=str(problem))
+
+    async def _contradict(self, offered: Sequence[Execution]) -> None:
+        """Have states offered that are later than those which others have offered to a log that had lost them."""
+        if not offered:
+            return
+        known = await self.history.read(partial(stages, names=[execution.id for execution in offered]))
+        for execution in offered:
+            if (stage := known.get(execution.id)) is not None and stage.follows(stage_of(execution)):
+                self.owe(execution.id)
 
     async def _without_ended(self, mine: Sequence[Letter]) -> list[Execution]:
         """Return what an earlier process of this runner wrote and the history lacks.

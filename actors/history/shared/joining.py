@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 import sqlalchemy as sa
@@ -55,6 +56,35 @@ def ended_after(connection: sa.Connection, node: str, after: int, until: int, mo
         rows = connection.execute(wanted)
         found += [Ended(row[0], row[1], bool(row[2]) or row[3] is not None) for row in rows]
     return sorted(found, key=lambda ended: ended.revision)[:most]
+
+
+def last_ended(connection: sa.Connection, nodes: Sequence[str], before: int, since: float, most: int) -> list[Ended]:
+    """Return ended executions of some runners by their revisions before one, the last first, up to one before `since`.
+
+    `since` is a time of day.
+    """
+    found: list[Ended] = []
+    for node in nodes:
+        wanted = (
+            sa.select(_columns.id, _columns.revision, _columns.asynchronous, _columns.finished_at)
+            .where(_columns.node == node, _columns.revision < before, _columns.status.in_(_ENDS))
+            .order_by(_columns.revision.desc())
+            .limit(most)
+        )
+        rows = takewhile(lambda row: (row[3] or 0) >= since, connection.execute(wanted))
+        found += [Ended(row[0], row[1], bool(row[2])) for row in rows]
+    return sorted(found, key=lambda ended: -ended.revision)[:most]
+
+
+def origins(connection: sa.Connection) -> list[str]:
+    """Return the names of all runners that have run or accepted executions."""
+    found: list[str] = []
+    while True:
+        wanted = sa.select(sa.func.min(_columns.node)).where(_columns.node > (found[-1] if found else ""))
+        node = connection.execute(wanted).scalar()
+        if node is None:
+            return found
+        found.append(node)
 
 
 def open_ones(connection: sa.Connection, after: str, most: int) -> list[tuple[str, str | None]]:

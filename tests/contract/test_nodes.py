@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from actors.cluster import Author
-from actors.cluster.nodes import Facts, Nodes, wording
+from actors.cluster.nodes import Facts, Nodes, forwarding, wording
 from config.modules import ToolPolicy
 from config.settings import ClusterSettings
 from protocol.errors import ErrorKind, RunnerError
@@ -151,6 +151,35 @@ async def test_another_door_shows_follows_and_cancels_what_one_runner_has(tmp_pa
                 await b.service.cancel(ANYBODY, "nothing")
 
 
+async def test_what_another_runner_has_recorded_is_waited_for(tmp_path):
+    """It was accepted there, no runner has it in hand, and the record is on its way to the door that is asked."""
+    async with two(tmp_path, max_workers=1) as (bus, a, b):
+        name = (await a.service.submit(ANYBODY, "echo", b"1")).id
+        with trio.fail_after(PATIENT):
+            await wait_until(lambda: a.service.runs.find(name) is None, "it does not end")
+            record = await a.service.history.get(name)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_adopt_when_asked, bus, b, record)
+                assert (await b.service.get(ANYBODY, name)).result == b"1"
+
+            later = (await a.service.submit(ANYBODY, "echo", b"2")).id
+            await wait_until(lambda: a.service.runs.find(later) is None, "it does not end")
+            with pytest.raises(RunnerError, match="the runner a has recorded") as caught:
+                await b.service.cancel(ANYBODY, later)
+            assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+            with pytest.raises(RunnerError, match="there is no execution"):
+                await b.service.get(ANYBODY, "01a22a9c-4a85-7a8b-9c5e-e8655feb3816")
+
+
+async def _adopt_when_asked(bus, where, record):
+    """Store a record in the history of a runner, as the projection does, when the other one has answered it."""
+    answered = trio.Event()
+    bus.lose = lambda where, _: where == "answer" and answered.set()
+    await answered.wait()
+    await where.service.history.adopt([record])
+    where.nodes.project(record)
+
+
 async def test_a_follower_at_another_door_gets_every_event_once_and_the_end(tmp_path):
     async with two(tmp_path) as (_, a, b):
         task = Task(tmp_path, answer="x" * 200_000)
@@ -261,6 +290,16 @@ async def test_a_call_whose_offer_is_not_answered_begins_once(tmp_path, way):
                 blocker.free.touch()
                 task.free.touch()
         assert (ends[0].status, ends[0].node, task.begins) == (Status.SUCCEEDED, "b" if way == "answer" else "a", 1)
+
+
+async def test_a_call_does_not_wait_forever_for_servers_that_are_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(forwarding, "_WITHHOLD_SECONDS", 0.3)
+    monkeypatch.setattr(forwarding, "_SILENCE_SECONDS", 0.3)
+    async with two(tmp_path) as (bus, a, _), occupied(a, tmp_path):
+        bus.lose = lambda where, _: where == "question"
+        with trio.fail_after(PATIENT):
+            ended = await a.service.execute(ANYBODY, "busy", Task(tmp_path).input)
+        assert (ended.status, ended.failure.kind) == (Status.FAILED, ErrorKind.LOST)
 
 
 async def test_a_call_is_lost_with_its_runner_and_never_begins_again(tmp_path):

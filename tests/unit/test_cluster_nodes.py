@@ -83,6 +83,9 @@ def test_the_runner_with_most_free_places_comes_first_and_is_not_chosen_by_all_a
 
 def test_a_module_runs_where_its_needs_are_met(neighbours):
     neighbours.hear(present("a", labels=("zone=eu",)), 0.0)
+    neighbours.away(0.5)
+    assert neighbours.free(Kind.INLINE, ("zone",), 1.0, even_full=True) == []
+    neighbours.back(1.0)
     neighbours.hear(present("b", free=0, labels=("gpu", "zone=us")), 0.0)
     assert neighbours.free(Kind.INLINE, ("zone",), 1.0) == ["a"]
     assert neighbours.free(Kind.INLINE, ("gpu",), 1.0) == []

@@ -138,6 +138,8 @@ class Answering:
         match question:
             case Reach() if (live := self.runs.find(question.id)) is not None:
                 found = Found(self.runs.snapshot(live))
+            case Reach() if question.recorded and await self.runs.history.get(question.id) is not None:
+                found = Taken()
             case Decide() if (live := self.runs.find(question.id)) is not None:
                 found = Found(await self._here.decide(live, question.decision))
             case Awaiting():

@@ -15,6 +15,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, UnansweredError
+from actors.cluster.nodes.arrivals import Arrivals
 from actors.cluster.nodes.mirror import Mirror
 from actors.cluster.nodes.presence import Neighbours
 from actors.cluster.nodes.requests import Requests
@@ -30,6 +31,7 @@ from actors.cluster.nodes.wording import (
     Reasons,
     Refused,
     Several,
+    Taken,
     Waits,
 )
 from actors.events import EventLog
@@ -76,21 +78,28 @@ class Everywhere:
     queued: Callable[[Execution], Awaitable[Waiting | None]] | None = field(default=None, init=False)
     """Tells why an execution waits in the queue of the cluster, where no runner has it; the queue sets it."""
     _here: Here = field(init=False)
+    _arrivals: Arrivals = field(init=False)
     _mirrors: dict[str, WeakSet[Mirror]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._here = Here(self.runs)
+        self._here, self._arrivals = Here(self.runs), Arrivals(self.history.get)
 
     # Find
 
     async def reach(self, name: str) -> Live | None:
-        """Return the execution with this id if it has not ended, on whichever runner it is."""
+        """Return the execution with this id if it has not ended, on whichever runner it is.
+
+        Raises RunnerError `unavailable` when other runners have recorded it, and this one learns of it later.
+        """
         live = self.runs.find(name)
         if live is not None:
             return live
         record = await self.history.get(name)
         if record is None:
-            return await self._sought(name)
+            found = await self._sought(name)
+            if not isinstance(found, Execution):
+                return found
+            record = found
         if record.status.final or record.status is Status.SCHEDULED:
             return None
         if record.node in (None, self.node):
@@ -125,6 +134,7 @@ class Everywhere:
 
     def project(self, execution: Execution) -> None:
         """Tell those who read an execution of another runner about a later state of it."""
+        self._arrivals.tell(execution.id)
         mirrors = self._mirrors.get(execution.id)
         if mirrors is not None:
             for mirror in tuple(mirrors):
@@ -132,12 +142,15 @@ class Everywhere:
             if execution.status.final or not mirrors:
                 del self._mirrors[execution.id]
 
-    async def _sought(self, name: str) -> Live | None:
-        """Ask all runners for an execution that no record shows yet: a call that has just begun."""
+    async def _sought(self, name: str) -> Live | Execution | None:
+        """Ask all runners for an execution that no record shows yet; a record of it is waited for."""
         found: list[Live] = []
+        recorded: list[str] = []
 
         async def ask(node: str) -> None:
-            answer = await self._asked(node, Reach(name), _SOON_SECONDS)
+            answer = await self._asked(node, Reach(name, recorded=True), _SOON_SECONDS)
+            if isinstance(answer, Taken):
+                recorded.append(node)
             if isinstance(answer, Found) and not found:
                 found.append(self.mirror(answer.execution))
                 nursery.cancel_scope.cancel()
@@ -145,6 +158,8 @@ class Everywhere:
         async with trio.open_nursery() as nursery:
             for node in self._others():
                 nursery.start_soon(ask, node)
+        if recorded and not found:
+            return await self._arrivals.wait(name, recorded[0])
         return found[0] if found else None
 
     # Change

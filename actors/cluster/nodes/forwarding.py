@@ -33,6 +33,8 @@ from protocol.model import Execution, Isolation
 _TRIES: Final = 2
 """Runners that are asked to run a call."""
 _ASK_SECONDS: Final = 10.0
+_WITHHOLD_SECONDS: Final = 30.0
+"""The longest wait for the answer whether an offered call has begun."""
 _SILENCE_SECONDS: Final = 60.0
 """After this silence of the runner that runs a call, it is lost, even if that runner seems to be there."""
 _PAUSE_SECONDS: Final = 0.25
@@ -81,7 +83,7 @@ class Forwarding:
             if ended is not None:
                 return ended
         if missing and live.stopped_by is None:
-            problem = _unmet(missing, tried)
+            problem = _unmet(missing, tried, is_away=self.neighbours.is_away)
             self.lives.leave(live, problem)
             raise problem
         return None
@@ -131,7 +133,8 @@ class Forwarding:
 
     async def _has(self, node: str, name: str) -> bool:
         """Return whether a runner has a call, whose offer it may have got; if not, it will never begin it."""
-        while self.neighbours.get(node, trio.current_time()) is not None:
+        until = trio.current_time() + _WITHHOLD_SECONDS
+        while (now := trio.current_time()) < until and self.neighbours.get(node, now) is not None:
             try:
                 return not isinstance(await self.requests.ask(node, Withhold(name)), Absent)
             except (AwayError, UnansweredError):
@@ -217,8 +220,11 @@ class Forwarding:
         return await self.lives.record(live, Outcome(failure=failure))
 
 
-def _unmet(missing: tuple[str, ...], tried: list[str]) -> RunnerError:
+def _unmet(missing: tuple[str, ...], tried: list[str], *, is_away: bool) -> RunnerError:
     wanted = ", ".join(missing)
+    if is_away:
+        text = f"the module needs {wanted}, and no other runner can be asked: the servers of the cluster do not answer"
+        return error(ErrorKind.UNAVAILABLE, text, field="needs", retry_after=5)
     if tried:
         text = (
             f"the runners with {wanted}, which the module needs, did not take the call: {', '.join(tried)}; try again"

@@ -71,6 +71,11 @@ class Neighbours:
         else:
             self._known[presence.node] = _Known(presence, now + TTL_SECONDS)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the connection is lost."""
+        return self._away_since is not None
+
     def away(self, now: float) -> None:
         """Note that the connection is lost."""
         if self._away_since is None:
@@ -111,8 +116,10 @@ class Neighbours:
     ) -> list[str]:
         """Return the other runners that have free places for a module, those with most of them first.
 
-        `even_full` adds those where it must wait.
+        `even_full` adds those where it must wait. Without a connection none can be asked.
         """
+        if self.is_away:
+            return []
         wanted, found = tuple(needs), list[tuple[int, str]]()
         for presence in self.all(now):
             load = presence.kinds.get(kind)

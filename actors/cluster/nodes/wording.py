@@ -18,6 +18,8 @@ class Reach(Struct, frozen=True, tag="reach"):
     """Show an execution that has not ended, with its events."""
 
     id: str
+    recorded: bool = False
+    """The answer is `Taken` if this runner does not have it in hand, but its history has it."""
 
 
 class Follow(Struct, frozen=True, tag="follow"):
@@ -121,7 +123,7 @@ class Waits(Struct, frozen=True, tag="waits"):
 
 
 class Taken(Struct, frozen=True, tag="taken"):
-    """The call is in hand."""
+    """The call is in hand, or the history has the execution."""
 
 
 class Bytes(Struct, frozen=True, tag="bytes"):

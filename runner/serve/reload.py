@@ -70,6 +70,8 @@ class Reloader:
     watched: dict[Path, int] = field(factory=dict, init=False)
     """The watched folders with their inodes: a folder replaced by another one is watched again."""
     _marks: dict[Path, _Mark] = field(factory=dict, init=False)
+    _told: tuple[dict[Path, _Mark], str] | None = field(default=None, init=False)
+    """The marks and the mistakes that the author was told last: two notices may come of one change."""
     _watch: trio.CancelScope = field(factory=trio.CancelScope, init=False)
 
     async def run(self, *, watching: bool = True) -> None:
@@ -104,10 +106,12 @@ class Reloader:
                 await self.system.publish(self.modules.modules)
         except (ConfigError, RunnerError, OSError) as problem:
             why = problem.failure.message if isinstance(problem, RunnerError) else str(problem)
-            if self.dev is not None:
-                self.dev.refused(problem)
-            else:
+            told = dict(self._marks), why
+            if self.dev is None:
                 log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
+            elif told != self._told:
+                self._told = told
+                self.dev.refused(problem)
             return published
         except Exception:
             # No content of files may end the runner.
@@ -115,6 +119,7 @@ class Reloader:
             return published
         changes = await trio.to_thread.run_sync(self.system.registry.snapshot.since, before)
         if self.dev is not None:
+            self._told = None
             self.dev.reloaded(changed=bool(changes))
         log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:

@@ -186,20 +186,22 @@ async def test_workers_min_within_the_room_of_the_kind(tmp_path):
 
 
 async def test_spares_are_used_and_made_again(tmp_path):
+    before = set(proc.children(os.getpid()))
     async with open_rig(tmp_path / "rig", spares=1) as rig:
         module = await rig.publish(ECHO)
         await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
-        (spare,) = proc.children(os.getpid())
+        (spare,) = set(proc.children(os.getpid())) - before
 
         assert (await rig.call(module)).pid == spare
         assert rig.inline.statistics().spares == 1
 
 
 async def test_a_dead_spare_is_not_used(tmp_path):
+    before = set(proc.children(os.getpid()))
     async with open_rig(tmp_path / "rig", spares=1) as rig:
         module = await rig.publish(ECHO)
         await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
-        (spare,) = proc.children(os.getpid())
+        (spare,) = set(proc.children(os.getpid())) - before
         os.kill(spare, signal.SIGKILL)
         os.waitid(os.P_PID, spare, os.WEXITED | os.WNOWAIT)
 
@@ -207,10 +209,11 @@ async def test_a_dead_spare_is_not_used(tmp_path):
 
 
 async def test_a_stopped_spare_is_not_used(tmp_path):
+    before = set(proc.children(os.getpid()))
     async with open_rig(tmp_path / "rig", spares=1) as rig:
         module = await rig.publish(ECHO)
         await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
-        (spare,) = proc.children(os.getpid())
+        (spare,) = set(proc.children(os.getpid())) - before
         os.kill(spare, signal.SIGSTOP)
         await rig.wait_until(lambda: proc.stopped(spare), "it is not stopped")
 

@@ -71,7 +71,7 @@ class Reloader:
     """The watched folders with their inodes: a folder replaced by another one is watched again."""
     _marks: dict[Path, _Mark] = field(factory=dict, init=False)
     _told: tuple[dict[Path, _Mark], str] | None = field(default=None, init=False)
-    """The marks and the mistakes that the author was told last: two notices may come of one change."""
+    """The marks and the mistakes of the last report to the author: two notices may come of one change."""
     _watch: trio.CancelScope = field(factory=trio.CancelScope, init=False)
 
     async def run(self, *, watching: bool = True) -> None:

@@ -207,6 +207,7 @@ async def test_the_end_comes_soon_with_a_stopped_server_too(nats):
             for _ in range(20):
                 engine.say("a.b", bytes(500_000))
         assert "cluster link" not in [thread.name for thread in threading.enumerate()]
+        gc.collect()  # tells of a socket that was left open
     finally:
         nats.heal()
 

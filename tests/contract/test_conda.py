@@ -202,14 +202,15 @@ async def test_progress_of_a_download(conda, slow):
     assert environments_in(conda.condas) == []
 
 
-def installers():
-    return [pid for pid in proc.descendants(os.getpid()) if proc.alive(pid) and "python" in proc.name(pid)]
+def pythons():
+    return {pid for pid in proc.descendants(os.getpid()) if proc.alive(pid) and "python" in proc.name(pid)}
 
 
 @pytest.mark.parametrize("end", ["cancel", "kill"])
 async def test_a_build_that_ends_early_leaves_nothing(conda, slow, end):
     environment = conda.executors.get(Kind.CONDA)
     assert environment is None
+    before = pythons()  # those of other tests
     module = await conda.publish("", env=Kind.CONDA, channels=(slow,), build_timeout=60.0)
     results = []
 
@@ -219,8 +220,8 @@ async def test_a_build_that_ends_early_leaves_nothing(conda, slow, end):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
         await conda.wait_until(lambda: list(conda.condas.glob(".logs/*.log")), "the install did not begin")
-        await conda.wait_until(installers, "there is no installer")
-        (installer,) = installers()
+        await conda.wait_until(lambda: pythons() - before, "there is no installer")
+        (installer,) = pythons() - before
         if end == "kill":
             os.kill(installer, signal.SIGKILL)
         else:

@@ -191,6 +191,8 @@ class Side:
         while not keeping.done():  # `wait_for` of Python 3.11, which nats-py uses, can swallow a cancellation
             keeping.cancel()
             await asyncio.wait({keeping}, timeout=_CLOSE_SECONDS)
+        self._loop.abort()
+        await asyncio.sleep(0)  # for what ends with the connection
 
     async def _serve(self) -> None:
         while not self._stopped or self._commands:
@@ -306,7 +308,6 @@ class Side:
         with contextlib.suppress(Exception):  # one that has hardly begun to connect fails to close, as an assertion
             await _within(_CLOSE_SECONDS, client.close())
         self._loop.abort()
-        await asyncio.sleep(0)  # for what ends with the connection
 
     def _options(self, url: str, on_closed: Any, on_error: Any) -> dict[str, Any]:
         """Return what nats-py needs to connect once; it never connects again by itself."""

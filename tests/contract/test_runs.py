@@ -16,7 +16,6 @@ import trio
 from actors.events import Follower
 from actors.history.queries import Query
 from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
-from environments import proc
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import (
     ErrorEvent,
@@ -783,10 +782,6 @@ async def test_cancelled_at_every_await_nothing_is_left(tmp_path):
             "a worker or a place is still taken",
         )
         assert (await service.execute(ANYBODY, "m", b"2")).result == b"2"
-
-
-def test_no_worker_outlives_these_tests():
-    assert [pid for pid in proc.descendants(os.getpid()) if proc.name(pid).startswith("python")] == []
 
 
 async def test_a_failed_run_ends_with_an_error_event(service):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,9 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _RESPONSE, _FILE = b'{"$response"', b'{"$file"'
 _BODILESS: Final = frozenset({204, 205, 304})
 _MAX_HEADER_BYTES: Final = 16 * 1024
+_MAX_HEADER_JSON: Final = 16 * _MAX_HEADER_BYTES
+"""Headers with more JSON are too large in any case, and a million of them would hold the loop while they are read."""
+_TOO_MANY: Final = f"the headers of a response are over {_MAX_HEADER_BYTES} bytes"
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[ -~]{1,200}")
@@ -43,7 +46,7 @@ class _Fields(msgspec.Struct):
     """The fields of a response. At most one of the last three is there."""
 
     status: int = 200
-    headers: list[tuple[str, str]] = []
+    headers: msgspec.Raw = msgspec.Raw(b"[]")
     json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     text: str | msgspec.UnsetType = msgspec.UNSET
     file: _File | msgspec.UnsetType = msgspec.UNSET
@@ -67,6 +70,7 @@ class Reply:
 _responses: Final = msgspec.json.Decoder(_Response)
 _files: Final = msgspec.json.Decoder(_File)
 _texts: Final = msgspec.json.Decoder(str)
+_headers: Final = msgspec.json.Decoder(list[tuple[str, str]])
 
 
 def reply_of(result: bytes) -> Reply:
@@ -134,14 +138,23 @@ def _reply(fields: _Fields) -> Reply:
     return Reply(fields.status, headers, content_type or own, body, file)
 
 
-def _checked(given: Iterable[tuple[str, str]]) -> tuple[str | None, Headers]:
+def _pairs(given: msgspec.Raw) -> list[tuple[str, str]]:
+    if len(memoryview(given)) > _MAX_HEADER_JSON:
+        raise _bad(_TOO_MANY, "$.headers")
+    try:
+        return _headers.decode(given)
+    except msgspec.DecodeError as problem:
+        raise _bad(f"the headers of a response cannot be read: {problem}", "$.headers") from None
+
+
+def _checked(given: msgspec.Raw) -> tuple[str | None, Headers]:
     """Return the content type and the other headers. Raises RunnerError `bad_output`."""
     content_type, headers, size = None, [], 0
-    for place, (written, value) in enumerate(given):
+    for place, (written, value) in enumerate(_pairs(given)):
         name, where = written.lower(), f"$.headers[{place}]"
         size += len(name) + len(value)
         if size > _MAX_HEADER_BYTES:
-            raise _bad(f"the headers of a response are over {_MAX_HEADER_BYTES} bytes", where)
+            raise _bad(_TOO_MANY, where)
         if not _NAME.fullmatch(name):
             raise _bad(f"{written!r:.80} is not the name of a header", where)
         if not _VALUE.fullmatch(value):

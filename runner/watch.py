@@ -22,8 +22,16 @@ from collections.abc import Collection
 
 from environments import proc
 
+TYPE_CHECKING = False  # `typing` is not in the watcher
+if TYPE_CHECKING:
+    import threading
+    from typing import NoReturn
+
 _PASSED_ON = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 _WAITED_FOR = {signal.SIGCHLD, signal.SIGTSTP, *_PASSED_ON}
+_FREEZE = signal.SIGRTMIN + 1
+_FREEZE_SECONDS = 1.0
+"""How long the main thread may take to notice a signal; one call of C code delays it."""
 _NAME = "operato-watcher"
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from runner.watch import main; main()"
 
@@ -48,13 +56,25 @@ def be_watched() -> int | None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     import threading  # noqa: PLC0415  (not in the watcher)
 
-    threading.Thread(target=_follow, args=(watcher,), name="watcher", daemon=True).start()
+    frozen = threading.Event()
+    signal.signal(_FREEZE, lambda *_: _freeze(frozen))
+    threading.Thread(target=_follow, args=(watcher, frozen), name="watcher", daemon=True).start()
     return watcher
 
 
-def _follow(watcher: int) -> None:
-    """Wait for the end of the watcher; then kill everything below this process, and this process."""
+def _freeze(frozen: threading.Event) -> NoReturn:
+    frozen.set()
+    while True:
+        signal.pause()
+
+
+def _follow(watcher: int, frozen: threading.Event) -> None:
+    """Wait for the end of the watcher; then kill everything below this process, and this process.
+
+    The main thread does nothing meanwhile: it would record that the workers crashed.
+    """
     import select  # noqa: PLC0415  (not in the watcher)
+    import threading  # noqa: PLC0415
 
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(watcher)
@@ -62,6 +82,8 @@ def _follow(watcher: int) -> None:
             ended = select.poll()
             ended.register(pidfd, select.POLLIN)
             ended.poll()
+    signal.pthread_kill(threading.main_thread().ident or 0, _FREEZE)
+    frozen.wait(_FREEZE_SECONDS)
     me = os.getpid()
     proc.kill_all(lambda: proc.descendants(me))
     os.kill(me, signal.SIGKILL)

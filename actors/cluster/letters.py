@@ -67,6 +67,10 @@ class UnreadableError(Exception):
     """A letter of a later release, or none at all; the text is the reason and the remedy."""
 
 
+class LaterError(UnreadableError):
+    """A letter of a later release, which this one can read once it is upgraded."""
+
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _letters: Final = msgspec.msgpack.Decoder(Letter)
 _heads: Final = msgspec.msgpack.Decoder(_Head)
@@ -95,11 +99,11 @@ def unpack(data: bytes) -> Letter:
     writer = f"the runner {head.author.node} of release {head.author.release}"
     if head.version > VERSION:
         text = f"{writer} writes letters of version {head.version}, this one reads {VERSION} at most: upgrade this one"
-        raise UnreadableError(text)
+        raise LaterError(text)
     try:
         return _letters.decode(data)
     except msgspec.MsgspecError as problem:
-        raise UnreadableError(f"a letter of {writer} cannot be read: {problem}; upgrade this runner") from problem
+        raise LaterError(f"a letter of {writer} cannot be read: {problem}; upgrade this runner") from problem
 
 
 def complete(letter: Letter, parts: Mapping[str, bytes]) -> Letter:

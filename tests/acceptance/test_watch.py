@@ -214,6 +214,26 @@ def test_nothing_outlives_the_watcher(home: Path) -> None:
         assert living(found) == {}
 
 
+def test_executions_of_a_runner_whose_watcher_is_killed_are_lost(tmp_path: Path) -> None:
+    """Their workers die while the runner still lives, which is no crash of a worker."""
+    with running(tmp_path, SLOW.replace("0.5", "600"), real=True) as server:
+        begun = [tmp_path / f"begun{number}" for number in range(4)]
+        ids = [
+            server.client.post("/executions", json={"module": "slow", "input": str(path)}).json()["id"]
+            for path in begun
+        ]
+        wait_for(lambda: all(path.exists() for path in begun))
+        with ended(server.ready["pid"]) as wait_ended:
+            os.kill(server.process.pid, signal.SIGKILL)
+            wait_ended()
+        server.stop(None)
+
+    with running(tmp_path, SLOW, real=True) as server:
+        found = [server.client.get(f"/executions/{name}").json()["error"]["kind"] for name in ids]
+        assert found == ["lost"] * len(ids)
+        assert server.stop() == 0
+
+
 def test_the_next_runner_kills_the_processes_of_one_that_was_killed_with_its_watcher(home: Path) -> None:
     copies = home / "data" / ".backup-4711"
     with running(home, modules_of("warm", "fork"), real=True) as server, zoo(server, home, "warm", "fork") as found:

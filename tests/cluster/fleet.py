@@ -66,6 +66,8 @@ class Runner:
     node: str
     home: Path
     options: tuple[str, ...]
+    release: Path = ROOT
+    """The folder of its program."""
     process: subprocess.Popen[bytes] | None = None
     pid: int = 0
     client: httpx.Client | None = None
@@ -78,7 +80,7 @@ class Runner:
         ports = ("--rest-port", "0", "--no-grpc", "--ready-file", "ready.json", "--drain-timeout", "5")
         command = [
             sys.executable,
-            str(ROOT / "main.py"),
+            str(self.release / "main.py"),
             "--config",
             "modules.yaml",
             *ports,

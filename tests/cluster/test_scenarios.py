@@ -50,6 +50,12 @@ def owner(runners, name):
     raise AssertionError(f"{name} does not run")
 
 
+def refuses(runner):
+    """Return whether a runner accepts no more; calls go on."""
+    answer = runner.client.post("/modules/execute/once", json={}, headers={"prefer": "respond-async"})
+    return answer.status_code == 503 and answer.json()["field"] == "cluster"
+
+
 def test_whole(runners):
     with Load(runners) as load:
         load.wait(30)
@@ -111,6 +117,7 @@ def test_two_servers_are_lost_and_come_back(runners):
         load.wait(10)
         for server in runners.servers.all[:2]:
             server.kill()
+        wait_for(lambda: all(refuses(runner) for runner in runners.runners))
         time.sleep(2 * REDELIVERY)  # long enough for redeliveries, if anything could be delivered
         runners.servers.heal()
         load.wait(10)

@@ -8,7 +8,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import AwayError, RefusedError, StaleError
+from actors.cluster.engine import AwayError, LeaderlessError, RefusedError, StaleError
 from actors.cluster.letters import Author, Letter
 from actors.cluster.life import State
 from actors.cluster.record import Position, Positions, SharedLog
@@ -150,6 +150,30 @@ async def test_a_new_execution_that_the_servers_refuse_is_not_accepted(log):
 
     assert [record.status for record in log.history.records] == [Status.QUEUED, Status.FAILED]
     assert log.unsent == set()
+
+
+async def test_a_new_execution_waits_for_an_election(log, autojump_clock):
+    log.mail.problem = LeaderlessError("no leader")
+    execution = accepted()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.submit, execution)
+        await trio.sleep(3)
+        assert log.accepting == {execution.id}
+        log.mail.problem = None
+
+    assert [letter.execution for letter in log.mail.sent] == [execution]
+    assert log.accepting == log.unsent == set()
+
+
+async def test_a_new_execution_is_not_accepted_while_no_server_leads_the_log(log, autojump_clock):
+    log.mail.problem = LeaderlessError("no leader")
+
+    with pytest.raises(RunnerError) as caught:
+        await log.submit(accepted())
+
+    assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.UNAVAILABLE, "cluster")
+    assert [record.status for record in log.history.records] == [Status.QUEUED, Status.FAILED]
+    assert log.accepting == log.unsent == set()
 
 
 async def test_a_begin_without_an_answer_begins_nothing(log):

@@ -31,6 +31,10 @@ class AwayError(EngineError):
     """No answer: the connection or the leader is away. A publish may be stored or not; see `Engine.publish`."""
 
 
+class LeaderlessError(AwayError):
+    """No server leads the stream at present: nothing was stored."""
+
+
 class RefusedError(EngineError):
     """The engine refused for another reason, which the text names: nothing was stored."""
 

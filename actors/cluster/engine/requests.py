@@ -16,6 +16,7 @@ from actors.cluster.engine.connection import Connection
 from actors.cluster.engine.messages import (
     NO_RESPONDERS,
     AwayError,
+    LeaderlessError,
     Message,
     RefusedError,
     StaleError,
@@ -107,7 +108,7 @@ class Requests:
         try:
             answer = await self.ask(subject, data, headers=sent or None, timeout=timeout)
         except UnansweredError as error:
-            raise AwayError(f"the stream of {subject} or its leader is away") from error
+            raise LeaderlessError(f"the stream of {subject} or its leader is away") from error
         try:
             sequence: int = read_answer(answer)["seq"]
         except StaleError as stale:

@@ -26,7 +26,9 @@ SPARE: Final = 4
 """Jobs above the free places that a runner keeps for a moment, as several lanes may deliver at a time."""
 _AWAY_SECONDS: Final = 1.0
 _STRANGE_SECONDS: Final = 10.0
-"""Pause before a job is delivered again that this runner cannot read, or whose module it does not have."""
+"""Pause before a job is delivered again whose module this runner does not have."""
+_UNREADABLE_SECONDS: Final = 1.0
+"""The same for one that it cannot read: that of a later release may be the next to ask."""
 _FULL_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 2.0
 _TRIES: Final = 3
@@ -45,6 +47,8 @@ class Placing:
     jobs: Jobs
     _deciding: dict[str, Delivery] = field(factory=dict, init=False)
     """The last deliveries of jobs about which this runner decides."""
+    _told: str = field(default="", init=False)
+    """The last reason in the log."""
 
     async def place(self, lane: Lane, delivery: Delivery, decided: Callable[[], None]) -> None:
         """Answer a delivery; what runs here is answered at its end. `decided` is called once, before that."""
@@ -67,8 +71,10 @@ class Placing:
             log.debug("a job cannot be decided about", execution=name, why=str(problem))
             await delivery.nak(_AWAY_SECONDS)
         except UnreadableError as problem:
-            log.warning("a job cannot be read", execution=name, why=str(problem))
-            await delivery.nak(_STRANGE_SECONDS)
+            if str(problem) != self._told:  # else there may be many
+                log.warning("a job cannot be read", execution=name, why=str(problem))
+            self._told = str(problem)
+            await delivery.nak(_UNREADABLE_SECONDS)
         except RunnerError as problem:
             log.warning("a job cannot be taken", execution=name, why=str(problem))
             await delivery.nak(_AWAY_SECONDS)

@@ -99,7 +99,7 @@ class Outbox:
             try:
                 await self._offer_unsent()
                 reached = await self._offer_after(cursor, began)
-            except (EngineError, UnreadableError, RunnerError) as problem:
+            except (EngineError, RunnerError) as problem:
                 log.info("ends are published later", why=str(problem))
                 await trio.sleep(_RETRY_SECONDS)
                 await self.shared.mail.engine.wait_connected()
@@ -126,7 +126,7 @@ class Outbox:
 
     async def _offer_unsent(self) -> None:
         """Offer the states whose publishing had no answer."""
-        for name in list(self.shared.unsent):
+        for name in self.shared.unsent - self.shared.accepting:
             self.shared.renewed.discard(name)
             execution = await self.history.get(name)
             if execution is not None:
@@ -166,6 +166,14 @@ class Outbox:
 
     async def _offer(self, row: Execution, *, puts: bool = True) -> None:
         """Offer a state of the history; `puts` its job, too. If the log has a later one, that counts here."""
+        try:
+            await self._offer_state(row, puts=puts)
+        except UnreadableError as problem:  # a later release has decided since
+            log.warning(
+                "a state is not offered, as the log has one that cannot be read", execution=row.id, why=str(problem)
+            )
+
+    async def _offer_state(self, row: Execution, *, puts: bool) -> None:
         me, node = self.shared.mail.me, row.node or self.shared.node
         row = replace(row, node=node, reruns=(), children=())
         state = found = await self.shared.mail.state(row.id, fresh=True)
@@ -223,7 +231,7 @@ class Outbox:
             try:
                 await in_parallel(self._offer_open, jobless)
                 await self._sweep_once(everything=everything)
-            except (EngineError, UnreadableError, RunnerError) as problem:
+            except (EngineError, RunnerError) as problem:
                 log.info("accepted executions are offered later", why=str(problem))
                 self._swept = ""
                 await trio.sleep(_RETRY_SECONDS)
@@ -250,7 +258,7 @@ class Outbox:
     async def _offer_open(self, name: str) -> None:
         """Offer an accepted execution of this runner, or of one that is gone."""
         execution = await self.history.get(name)
-        if execution is None or execution.status.final or self.is_live(name):
+        if execution is None or execution.status.final or self.is_live(name) or name in self.shared.accepting:
             return
         if execution.node in (None, self.shared.node) or execution.node not in self.nodes():
             await self._offer(execution, puts=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -12,7 +13,7 @@ from attrs import define, field
 
 from actors.cluster.engine import EngineError, Reader, Stored
 from actors.cluster.files import ids_of
-from actors.cluster.letters import Letter, UnreadableError, unpack
+from actors.cluster.letters import LaterError, Letter, UnreadableError, unpack
 from actors.cluster.record.mail import Mail
 from actors.cluster.record.positions import Position, Positions
 from actors.history import History, stage_of, stages
@@ -51,6 +52,10 @@ class Projection:
     """Letters that are not read yet."""
     caught_up: trio.Event = field(factory=trio.Event, init=False)
     """Set when all letters are stored that were there at the start."""
+    _readable: float = field(default=math.inf, init=False)
+    """Nothing up to this sequence is of a later release: once this runner is upgraded, it reads on from there."""
+    _told: str = field(default="", init=False)
+    """The last reason in the log."""
     _kept_at: float = field(default=float("-inf"), init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -64,7 +69,7 @@ class Projection:
                 await self._read(reader, position.of)
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._keep(Position(reader.position, position.of))
+                    await self._keep(reader.position, position.of)
 
     async def _begin(self) -> Position:
         """Return where to go on: at the begin of a log that was made again, or lost its end."""
@@ -99,10 +104,11 @@ class Projection:
             if not self.lag:
                 self.caught_up.set()
             if trio.current_time() >= self._kept_at + _KEEP_SECONDS or not self.lag:
-                await self._keep(Position(reader.position, made))
+                await self._keep(reader.position, made)
 
-    async def _keep(self, position: Position) -> None:
+    async def _keep(self, reached: int, made: str) -> None:
         self._kept_at = trio.current_time()
+        position = Position(int(min(reached, self._readable)), made)
         try:
             await trio.to_thread.run_sync(partial(self.positions.put, _NAME, position))
         except Exception as problem:  # noqa: BLE001  (a lost position costs time only)
@@ -152,13 +158,17 @@ class Projection:
                 return await self.mail.whole(unpack(stored.data))
             except UnreadableError as problem:
                 why = str(problem)
+                if isinstance(problem, LaterError):
+                    self._readable = min(self._readable, stored.sequence - 1)
                 break
             except RunnerError as problem:
                 why = str(problem)
                 if not last:
                     await trio.sleep(_RETRY_SECONDS)
         self.unreadable += 1
-        log.error("a state of an execution cannot be read", subject=stored.subject, why=why)
+        if why != self._told:  # else there may be many
+            log.error("a state of an execution cannot be read", subject=stored.subject, why=why)
+        self._told = why
         return None
 
     async def _note(self, letter: Letter) -> None:

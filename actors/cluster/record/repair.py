@@ -62,14 +62,14 @@ class Repair:
         while True:
             try:
                 done = await self.look(done)
-            except (EngineError, UnreadableError, RunnerError) as problem:
+            except (EngineError, RunnerError) as problem:
                 log.info("holes in the log are filled later", why=str(problem))
             await trio.sleep(_LOOK_SECONDS)
 
     async def look(self, done: str) -> str:
         """Fill the holes of the leader unless it was `done`; return which one is done.
 
-        Raises EngineError, UnreadableError and RunnerError.
+        Raises EngineError and RunnerError.
         """
         engine = self.shared.mail.engine
         led = (await engine.extent(engine.names.log)).led
@@ -99,12 +99,20 @@ class Repair:
     async def _look_for(self, ended: Ended) -> None:
         engine = self.shared.mail.engine
         stored = await engine.last(engine.names.state(ended.id), fresh=True)  # others may have what the leader lacks
-        if stored is not None and not stored.gone and unpack(stored.data).execution.status.final:
+        if stored is not None and not stored.gone and _is_end(stored.data):
             return
         execution = await self.history.get(ended.id)
         if execution is not None:
             self.offered += 1
             await self.offer(execution)
+
+
+def _is_end(data: bytes) -> bool:
+    """Return whether a letter tells an end, or is one of a later release, about which this runner cannot decide."""
+    try:
+        return unpack(data).execution.status.final
+    except UnreadableError:
+        return True
 
 
 async def in_parallel(work: Callable[[T], Awaitable[None]], things: Sequence[T]) -> None:
@@ -115,7 +123,7 @@ async def in_parallel(work: Callable[[T], Awaitable[None]], things: Sequence[T])
         try:
             for thing in rest:
                 await work(thing)
-        except (EngineError, UnreadableError, RunnerError) as problem:
+        except (EngineError, RunnerError) as problem:
             problems.append(problem)
             nursery.cancel_scope.cancel()
 

@@ -4,7 +4,8 @@ Rules:
 * A state of an accepted or keyed execution is published with the sequence of the state before it. If another runner was
   first, this one has no part in the execution any more: `SupersededError`.
 * A new execution is in the history of this runner before it is published: without an answer of the engine, it counts
-  as accepted, and the outbox offers it. All other states are published first.
+  as accepted, and the outbox offers it. While no server leads the log, it is refused. All other states are published
+  first.
 * A begin must be published before its handler is called. An end, or a pause, does not wait for an engine that is away.
 * A plain synchronous call touches the history only, and the outbox publishes its end. So calls are as fast as without
   a cluster, and go on without the engine.
@@ -13,7 +14,8 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,7 +23,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import AwayError, EngineError, RefusedError, StaleError
+from actors.cluster.engine import AwayError, EngineError, LeaderlessError, RefusedError, StaleError
 from actors.cluster.letters import Author, Letter, UnreadableError
 from actors.cluster.life import Publish, State, Stored, Superseded, resolve
 from actors.cluster.record.mail import Mail
@@ -33,6 +35,9 @@ from protocol.model import Execution, Status
 
 _END_SECONDS: Final = 5.0
 """How long an end waits for the engine; then the outbox publishes it."""
+_ELECTION_SECONDS: Final = 5.0
+"""How long a new execution waits for a server that leads the log; an election takes less."""
+_AGAIN_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 5.0
 _TRIES: Final = 8
 _NONE: Final = "the servers of the cluster do not answer"
@@ -57,6 +62,8 @@ class SharedLog:
     """Executions of which the log may lack the last state, or the queue the job."""
     renewed: set[str] = field(factory=set, init=False)
     """Those of them that were added again since the outbox last looked at them."""
+    accepting: set[str] = field(factory=set, init=False)
+    """New executions that this runner is about to publish, which the outbox leaves alone."""
     recent: Recent = field(factory=Recent, init=False)
     """The last ends of plain calls."""
     _known: dict[str, int] = field(factory=dict, init=False)
@@ -137,11 +144,18 @@ class SharedLog:
     async def _accept(self, execution: Execution) -> None:
         if not self.mail.engine.connected:
             raise _away()
-        await self.history.submit(execution)
+        self.accepting.add(execution.id)
+        try:
+            await self.history.submit(execution)
+            await self._announce(execution)
+        finally:
+            self.accepting.discard(execution.id)
+
+    async def _announce(self, execution: Execution) -> None:
         self.unsent.add(execution.id)
         try:
-            await self._publish(execution, 0)
-        except RefusedError as problem:
+            await _over_elections(partial(self._publish, execution, 0))
+        except (RefusedError, LeaderlessError) as problem:
             self.unsent.discard(execution.id)
             await self._refuse(execution, problem)
         except (EngineError, UnreadableError, RunnerError) as problem:
@@ -150,7 +164,7 @@ class SharedLog:
         else:
             self.unsent.discard(execution.id)
 
-    async def _refuse(self, execution: Execution, problem: RefusedError) -> None:
+    async def _refuse(self, execution: Execution, problem: EngineError) -> None:
         text = f"the cluster does not accept it: {problem}"
         why = Failure(ErrorKind.UNAVAILABLE, text)
         ended = replace(execution, status=Status.FAILED, failure=why, exit_code=1, finished_at=time.time())
@@ -240,6 +254,20 @@ def _is_new(execution: Execution) -> bool:
         return True
     queued = execution.status is Status.QUEUED and execution.asynchronous
     return queued and not execution.attempts and execution.run_at is None and execution.approval is None
+
+
+async def _over_elections(publish: Callable[[], Awaitable[int]]) -> None:
+    """Publish, while there may be an election. Raises LeaderlessError when that takes too long."""
+    latest = trio.current_time() + _ELECTION_SECONDS
+    while True:
+        try:
+            await publish()
+        except LeaderlessError:
+            if trio.current_time() > latest:
+                raise
+            await trio.sleep(_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _away() -> RunnerError:

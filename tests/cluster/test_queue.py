@@ -170,8 +170,8 @@ async def test_an_execution_that_another_runner_has_is_dropped(tmp_path, nats):
         name = await submitted(one, "held", f'"{gate}"'.encode())
         await wait_until(lambda: one.begun or other.begun, "it has not begun")
         owner, door = (one, other) if one.begun else (other, one)
-        await wait_until(lambda: owner.runs.find(name).log.next_seq > 1, "its handler does not run")
-        state = await owner.log.state(name)
+        while (state := await owner.log.state(name)).letter.execution.status is not Status.RUNNING:
+            await trio.sleep(0.01)
         thief = Author("third", "boot", "1")
         taken = replace(state.letter.execution, node="third", attempts=2)
         await door.engine.publish(door.engine.names.state(name), _packed(thief, taken), expect=state.sequence)

@@ -55,6 +55,8 @@ class Server:
     """More lines of its configuration."""
     process: subprocess.Popen[bytes] | None = None
     stopped: bool = False
+    damaged: bool = False
+    """Whether somebody has damaged its files."""
 
     @property
     def url(self) -> str:
@@ -217,6 +219,17 @@ class Servers:
             if not each.running:
                 each.start()
         assert self.wait_ready(), [each.log[-2000:] for each in self.all]
+
+
+    def mend(self) -> None:
+        """Empty the stores of damaged servers, which then copy those of the others."""
+        for each in self.all:
+            if each.damaged:
+                each.kill()
+                shutil.rmtree(each.folder / "jetstream")
+                each.damaged = False
+                each.start()
+                assert self.wait_ready(), each.log[-2000:]
 
 
 def _ready(server: Server, *, clustered: bool) -> bool:

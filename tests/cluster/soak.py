@@ -51,8 +51,10 @@ def restart_server(runners: Fleet, chance: random.Random) -> None:
 
 
 def damage_server(runners: Fleet, chance: random.Random) -> None:
-    """Flip bytes in what one server has stored."""
-    server = chance.choice(runners.servers.all)
+    """Flip bytes in what one server has stored; until it was emptied, in no other."""
+    damaged = [server for server in runners.servers.all if server.damaged]
+    server = damaged[0] if damaged else chance.choice(runners.servers.all)
+    server.damaged = True
     server.kill()
     blocks = [path for path in server.folder.rglob("*.blk") if path.stat().st_size]
     for path in chance.sample(blocks, min(3, len(blocks))):
@@ -96,6 +98,7 @@ def soak(minutes: float, seed: int) -> None:
                 time.sleep(1)
             healed = time.monotonic()
             ends = dict(runners.check())
+            runners.servers.mend()
             names = ", ".join(fault.__name__ for fault in faults)
             print(
                 f"{number}: {names}: {len(runners.accepted)} accepted, {ends};"

@@ -30,7 +30,7 @@ from tests.server_process import wait_for
 
 report = Report(__file__)
 STATES = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-ROUNDS, SUBMITS, NAPS, NAP = 5, 40, 60, 0.2
+ROUNDS, SUBMITS, NAPS, NAP = 5, 40, 40, 0.5
 OTHERS = Author("bench", "bench", "1")
 
 
@@ -130,7 +130,7 @@ def capacity(cluster: Fleet) -> None:
             wait_ended(cluster.runners[0], name)
         rates[count] = NAPS * count / (time.perf_counter() - began)
     shown = ", ".join(f"{rates[count]:.0f} a second with {count}" for count in (1, 2, 3))
-    report.line("sleeping handlers of 0.2 s", shown, ratio=rates[3] / rates[1])
+    report.line(f"sleeping handlers of {NAP} s", shown, ratio=rates[3] / rates[1])
     cluster.heal()
 
 

@@ -72,7 +72,8 @@ class Cluster:
         self.files = SharedFiles(self.engine, files, self.me, kept)
         files.elsewhere = self.files
         self.files.objects.part_of = part_finder(history.get, self.me)
-        mail = Mail(self.engine, self.me, self.files, Parts(self.files))
+        ends_kept = self.settings.history.retention_seconds
+        mail = Mail(self.engine, self.me, self.files, Parts(self.files), ends_kept)
         self.shared = SharedLog(mail, history)
         self.projection = Projection(mail, history, self.positions)
         self.projection.owe = self.shared.owe

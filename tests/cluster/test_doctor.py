@@ -10,6 +10,7 @@ from actors.cluster.engine import open_engine
 from config.load import load_settings
 from protocol.nodes import Load, Presence
 from runner.cli.doctor import State, servers
+from runner.cli.doctor import cluster as checks
 from runner.cli.doctor.cluster import examine_cluster
 from tests.cluster.servers import free_port
 
@@ -83,6 +84,19 @@ async def test_servers_that_are_not_there(loaded):
     assert findings[absent].says.startswith("no connection")
     assert findings["sync_interval"].state is State.NOTE
     assert "connection" not in findings, "it would take its whole time limit"
+
+
+@pytest.mark.parametrize(("taken", "state"), [(8, State.OK), (95, State.NOTE), (101, State.FAILED)])
+async def test_a_full_server_accepts_nothing(loaded, monkeypatch, taken, state):
+    async def monitor(_):
+        return servers.Monitored("n0", True, 0.0, taken, 100, 0.0, 0.0)
+
+    monkeypatch.setattr(checks, "monitor", monitor)
+    absent = f"nats://127.0.0.1:{free_port()}"
+    storage = (await examined(given(loaded, servers=(absent,))))["storage"]
+
+    assert storage.state is state
+    assert state is State.OK or "max_file_store" in storage.remedy
 
 
 async def test_another_server_is_no_nats_server(nats, monkeypatch):

@@ -32,11 +32,11 @@ async def refusal(settings):
     return caught.value.failure.message
 
 
-async def pretend(version, listening):
+async def pretend(version, listening, max_payload=1024 * 1024):
     """Be a server of this version for those who connect, without any stream."""
 
     async def serve(stream):
-        info = {"server_id": "x", "version": version, "headers": True, "max_payload": 1024, "proto": 1}
+        info = {"server_id": "x", "version": version, "headers": True, "max_payload": max_payload, "proto": 1}
         await stream.send_all(b"INFO " + json.dumps(info).encode() + b"\r\n")
         async for data in stream:
             if b"PING" in data:
@@ -61,6 +61,14 @@ async def test_an_old_server_is_refused_with_the_version_that_is_needed():
         assert "is NATS 2.11.9: version 2.12 or later is needed" in await refusal(settings)
 
     await pretend("2.11.9", listening)
+
+
+async def test_a_server_that_takes_too_small_messages_is_refused_with_the_line_to_write():
+    async def listening(settings):
+        message = await refusal(settings)
+        assert "takes messages of 307200 bytes at most: write `max_payload: 1MB`" in message
+
+    await pretend("2.12.0", listening, max_payload=307200)
 
 
 async def test_a_server_without_jetstream_is_refused(soon):

@@ -3,15 +3,18 @@
 import sqlite3
 from contextlib import closing
 
+import msgspec
 import pytest
 import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import AwayError, LeaderlessError, RefusedError, StaleError
+from actors.cluster.engine import AwayError, FullError, LeaderlessError, Names, RefusedError, StaleError
+from actors.cluster.engine.messages import Message, read_answer
 from actors.cluster.letters import Author, Letter
 from actors.cluster.life import State
 from actors.cluster.record import Position, Positions, SharedLog
+from actors.cluster.record import mail as mails
 from actors.executions import SupersededError
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
@@ -142,14 +145,40 @@ async def test_without_an_answer_a_new_execution_is_accepted_and_offered_again(l
     assert log.unsent == {execution.id}
 
 
-async def test_a_new_execution_that_the_servers_refuse_is_not_accepted(log):
-    log.mail.problem = RefusedError("no space")
+@pytest.mark.parametrize("problem", [RefusedError("sealed"), FullError("sealed")])
+async def test_a_new_execution_that_the_servers_refuse_is_not_accepted(log, problem):
+    log.mail.problem = problem
 
-    with pytest.raises(RunnerError, match="no space"):
+    with pytest.raises(RunnerError, match="sealed"):
         await log.submit(accepted())
 
     assert [record.status for record in log.history.records] == [Status.QUEUED, Status.FAILED]
     assert log.unsent == set()
+
+
+@pytest.mark.parametrize(("status", "number"), [(503, 10023), (400, 10002), (503, 10077)])
+def test_servers_without_room_are_named_with_the_remedy(status, number):
+    answer = {"error": {"code": status, "err_code": number, "description": "insufficient resources"}}
+
+    with pytest.raises(FullError, match="insufficient resources; raise `max_file_store`"):
+        read_answer(Message("x", msgspec.json.encode(answer)))
+
+
+@pytest.mark.parametrize(("finished_at", "ttl"), [(None, None), (NOW - 40, 60), (NOW - 400, 1)])
+async def test_the_log_keeps_an_end_as_long_as_the_history(finished_at, ttl, monkeypatch):
+    monkeypatch.setattr(mails.time, "time", lambda: NOW)
+
+    class Log:
+        names = Names()
+
+        async def publish(self, subject, data, *, expect, ttl):
+            return ttl
+
+    status = Status.RUNNING if finished_at is None else Status.SUCCEEDED
+    execution = replace(make(status), finished_at=finished_at)
+    mail = mails.Mail(Log(), ME, files=None, parts=None, retention_seconds=100)
+
+    assert await mail.send(Letter(ME, execution), 0) == ttl
 
 
 async def test_a_new_execution_waits_for_an_election(log, autojump_clock):

@@ -6,12 +6,12 @@ import pytest
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine.messages import Extent, StaleError, Stored
+from actors.cluster.engine.messages import Extent, OversizeError, StaleError, Stored
 from actors.cluster.engine.streams import Names
 from actors.cluster.files import SharedFiles
 from actors.cluster.letters import Author, Letter, pack, unpack
 from actors.cluster.life import State
-from actors.cluster.record import Outbox, Positions, Projection, SharedLog
+from actors.cluster.record import Outbox, Position, Positions, Projection, SharedLog
 from actors.cluster.record.repair import Repair
 from protocol.model import Status
 from tests.records import make, running
@@ -28,6 +28,7 @@ class Engine:
     names: Names = field(factory=Names)
     stored: dict = field(factory=dict)
     sequence: int = 0
+    most: int = 1_000_000
 
     async def extent(self, stream):
         return Extent("now", self.sequence, self.led)
@@ -37,6 +38,8 @@ class Engine:
         return self.stored.get(subject)
 
     async def publish(self, subject, data, *, expect):
+        if len(data) > self.most:
+            raise OversizeError("too large")
         last = self.stored.get(subject)
         if expect != (0 if last is None else last.sequence):
             raise StaleError("later")
@@ -195,3 +198,19 @@ async def test_what_the_log_has_lost_is_offered_before_its_job(runner):
 
     assert runner.jobs == [accepted.id]
     assert (await runner.history.get(elsewhere.id)).status is Status.SUCCEEDED
+
+
+async def test_an_end_that_is_too_large_for_the_servers_holds_up_no_other(runner):
+    ends = [ended("a", result=result) for result in (b"1", b'"%s"' % (b"x" * 3000), b"2")]
+    calls = [replace(ended("a", result=end.result), asynchronous=False) for end in ends]
+    for execution in (*ends, *calls):
+        await runner.history.finish(execution)
+    await runner.history.catch_up()
+    runner.shared.unsent |= {end.id for end in ends}
+    runner.mail.engine.most = 2000
+
+    await runner.outbox._offer_unsent()
+    await runner.outbox._offer_after(Position(), runner.history.revision)
+
+    for small, large, last in (ends, calls):
+        assert [runner.mail.author(each) for each in (small, large, last)] == ["a", None, "a"]

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from actors.cluster.engine.connection import Connection
-from actors.cluster.engine.link import Access
+from actors.cluster.engine.link import Access, Server
 from actors.cluster.engine.messages import (
     AwayError,
     EngineError,
@@ -36,6 +36,8 @@ from protocol.errors import ErrorKind, RunnerError, error
 log = structlog.get_logger("runner.cluster")
 
 MIN_VERSION: Final = (2, 12)
+MIN_PAYLOAD_BYTES: Final = 1024 * 1024
+"""Letters have up to so many."""
 OPEN_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 5.0
@@ -289,7 +291,7 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
         while True:
             try:
                 await connection.wait_connected()
-                _check_version(connection)
+                _check_server(connection.server)
                 await requests.call("$JS.API.INFO")
                 if servers is not None:
                     await ensure_streams(requests, names, servers=servers)
@@ -330,11 +332,13 @@ async def _prepare_again(connection: Connection, prepare: Callable[[], Awaitable
                 break
 
 
-def _check_version(connection: Connection) -> None:
-    server = connection.server
+def _check_server(server: Server | None) -> None:
     if server is not None and _version(server.version) < MIN_VERSION:
         least = ".".join(map(str, MIN_VERSION))
         raise _unavailable(f"{server.url} is NATS {server.version}: version {least} or later is needed")
+    if server is not None and server.max_payload < MIN_PAYLOAD_BYTES:
+        text = f"{server.url} takes messages of {server.max_payload} bytes at most"
+        raise _unavailable(f"{text}: write `max_payload: 1MB` into its nats-server.conf")
 
 
 def _trouble(problem: str) -> None:

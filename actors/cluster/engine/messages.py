@@ -12,6 +12,8 @@ import msgspec
 NO_RESPONDERS: Final = "503"
 _STALE: Final = frozenset({10071, 10164})
 """The engine's numbers for a wrong expected sequence: on the subject; of a publish that another one overtook."""
+_FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077})
+"""Its numbers for limits of the account and of a server, and for a failed write."""
 _NONE: Final[Mapping[str, str]] = {}
 
 
@@ -35,6 +37,13 @@ class LeaderlessError(AwayError):
     """No server leads the stream at present: nothing was stored."""
 
 
+class FullError(AwayError):
+    """The servers, or the account, have no room at present: nothing was stored."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"no room: {text}; raise `max_file_store` of the servers, or the limit of the account")
+
+
 class RefusedError(EngineError):
     """The engine refused for another reason, which the text names: nothing was stored."""
 
@@ -42,6 +51,10 @@ class RefusedError(EngineError):
         super().__init__(text)
         self.code = code
         """The engine's own number of the error, or 0."""
+
+
+class OversizeError(RefusedError):
+    """The message is larger than the servers take: it never goes through."""
 
 
 class UnansweredError(EngineError):
@@ -155,6 +168,8 @@ def read_answer(message: Message) -> dict[str, Any]:
     code, text = failed.get("err_code", 0), failed.get("description", "refused")
     if code in _STALE:
         raise StaleError(text, answer.get("stream", ""))
+    if code in _FULL:
+        raise FullError(text)
     if failed.get("code") == 503:
         raise AwayError(text)
     raise RefusedError(text, code)

@@ -18,6 +18,7 @@ from actors.cluster.engine.messages import (
     AwayError,
     LeaderlessError,
     Message,
+    OversizeError,
     RefusedError,
     StaleError,
     Stored,
@@ -97,7 +98,7 @@ class Requests:
     ) -> int:
         """Store a message; see `Engine.publish`."""
         if len(data) > self._connection.max_payload - _HEADERS_BYTES:
-            raise RefusedError(f"a message of {len(data)} bytes: the servers take {self._connection.max_payload}")
+            raise OversizeError(f"a message of {len(data)} bytes: the servers take {self._connection.max_payload}")
         sent = dict(headers) if headers else {}
         if expect is not None:
             sent["Nats-Expected-Last-Subject-Sequence"] = str(expect)

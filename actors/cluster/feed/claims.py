@@ -169,5 +169,5 @@ async def _answered(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
     except (AwayError, RefusedError) as problem:
-        text = f"the servers of the cluster do not answer: {problem}"
+        text = f"the servers of the cluster do not take the claim of the key: {problem}"
         raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=5) from problem

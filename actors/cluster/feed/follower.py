@@ -20,7 +20,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, StaleError, Stored
+from actors.cluster.engine import AwayError, Engine, EngineError, FullError, RefusedError, StaleError, Stored
 from actors.cluster.feed.news import CLUSTER, MARK, News, id_of, pack, token
 from actors.cluster.letters import Author, UnreadableError
 from actors.one_file import InTurn, OneFile, OvertakenError
@@ -183,11 +183,11 @@ class Follower:
         for _ in range(_TRIES):
             try:
                 return await self.engine.publish(subject, data, expect=expect, headers=headers, ttl=ttl)
-            except AwayError as problem:
-                log.info("a change is sent again", subject=subject, why=str(problem))
-            except RefusedError as problem:
+            except (RefusedError, FullError) as problem:
                 text = f"the servers of the cluster refuse the change: {problem}"
                 raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=5) from problem
+            except AwayError as problem:
+                log.info("a change is sent again", subject=subject, why=str(problem))
         text = "the servers of the cluster do not answer; the change may have been made: look again when they do"
         raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import trio
@@ -27,6 +28,8 @@ class Mail:
     """The process that writes."""
     files: SharedFiles
     parts: Parts
+    retention_seconds: float
+    """How long after an end the log keeps it."""
 
     async def send(self, letter: Letter, expect: int) -> int:
         """Put a letter into the log, if the last one about its execution has the sequence `expect`, 0 for none.
@@ -42,7 +45,13 @@ class Mail:
             packed = await trio.to_thread.run_sync(pack, letter)
         if packed.parts:
             await self.parts.store(packed, execution.id, execution.module.name)
-        return await self.engine.publish(self.engine.names.state(execution.id), packed.data, expect=expect)
+        subject, ttl = self.engine.names.state(execution.id), self._ttl(execution)
+        return await self.engine.publish(subject, packed.data, expect=expect, ttl=ttl)
+
+    def _ttl(self, execution: Execution) -> float | None:
+        if execution.finished_at is None:
+            return None
+        return max(1.0, execution.finished_at + self.retention_seconds - time.time())
 
     async def state(self, name: str, *, fresh: bool = False) -> State | None:
         """Return the last letter about an execution; with `fresh`, as its leader knows it.

@@ -10,7 +10,6 @@ that knows a later one offers that meanwhile.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -19,11 +18,11 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import AwayError, EngineError, StaleError
+from actors.cluster.engine import AwayError, EngineError, OversizeError, StaleError
 from actors.cluster.letters import Letter, UnreadableError
 from actors.cluster.life import Publish, State, forsaken, owed, resolve
 from actors.cluster.record.positions import Position, Positions
-from actors.cluster.record.repair import Repair, in_parallel
+from actors.cluster.record.repair import Repair, in_parallel, tell
 from actors.cluster.record.sharedlog import SharedLog, letter_of
 from actors.history import Ended, History, ended_after, join, open_ones, own, stage_of, summary_of
 from protocol.errors import RunnerError
@@ -93,17 +92,18 @@ class Outbox:
     # Ends
 
     async def _offer_ends(self, began: int) -> None:
-        cursor = await self._begin()
+        cursor, told = await self._begin(), ""
         while True:
             self._wake, recorded = trio.Event(), self.history.revision
             try:
                 await self._offer_unsent()
                 reached = await self._offer_after(cursor, began)
             except (EngineError, RunnerError) as problem:
-                log.info("ends are published later", why=str(problem))
+                told = tell("ends are published later", str(problem), told)
                 await trio.sleep(_RETRY_SECONDS)
                 await self.shared.mail.engine.wait_connected()
                 continue
+            told = ""
             if reached != cursor.number:
                 cursor = Position(reached, cursor.of)
                 await trio.to_thread.run_sync(partial(self.positions.put, _NAME, cursor))
@@ -161,8 +161,12 @@ class Outbox:
         if ended.shared:
             await self._offer(execution)
             return
-        with suppress(StaleError):  # it is in the log already
+        try:
             await self.shared.mail.send(letter_of(self.shared.mail.me, execution), 0)
+        except StaleError:  # it is in the log already
+            pass
+        except OversizeError as problem:
+            log.error("an end stays on this runner", execution=ended.id, why=str(problem))  # noqa: TRY400
 
     async def _offer(self, row: Execution, *, puts: bool = True) -> None:
         """Offer a state of the history; `puts` its job, too. If the log has a later one, that counts here."""
@@ -172,6 +176,8 @@ class Outbox:
             log.warning(
                 "a state is not offered, as the log has one that cannot be read", execution=row.id, why=str(problem)
             )
+        except OversizeError as problem:  # those after it go on
+            log.error("a state stays on this runner", execution=row.id, why=str(problem))  # noqa: TRY400
 
     async def _offer_state(self, row: Execution, *, puts: bool) -> None:
         me, node = self.shared.mail.me, row.node or self.shared.node
@@ -225,6 +231,7 @@ class Outbox:
     # Accepted executions
 
     async def _sweep(self) -> None:
+        told = ""
         while True:
             everything, self._back = self._back.is_set() or not self._swept, trio.Event()
             jobless, self._jobless = self._jobless, []
@@ -232,11 +239,12 @@ class Outbox:
                 await in_parallel(self._offer_open, jobless)
                 await self._sweep_once(everything=everything)
             except (EngineError, RunnerError) as problem:
-                log.info("accepted executions are offered later", why=str(problem))
+                told = tell("accepted executions are offered later", str(problem), told)
                 self._swept = ""
                 await trio.sleep(_RETRY_SECONDS)
                 await self.shared.mail.engine.wait_connected()
                 continue
+            told = ""
             with trio.move_on_after(_SETTLE_SECONDS if self._jobless else _SWEEP_SECONDS):
                 await self._back.wait()
 

@@ -58,12 +58,13 @@ class Repair:
 
     async def run(self) -> None:
         """Look for what a leader lacks, until cancelled."""
-        done = (await trio.to_thread.run_sync(self.positions.get, _NAME)).of
+        done, told = (await trio.to_thread.run_sync(self.positions.get, _NAME)).of, ""
         while True:
             try:
                 done = await self.look(done)
+                told = ""
             except (EngineError, RunnerError) as problem:
-                log.info("holes in the log are filled later", why=str(problem))
+                told = tell("holes in the log are filled later", str(problem), told)
             await trio.sleep(_LOOK_SECONDS)
 
     async def look(self, done: str) -> str:
@@ -113,6 +114,13 @@ def _is_end(data: bytes) -> bool:
         return unpack(data).execution.status.final
     except UnreadableError:
         return True
+
+
+def tell(event: str, why: str, told: str) -> str:
+    """Log why something waits, but not the same twice in a row; return it."""
+    if why != told:
+        log.warning(event, why=why)
+    return why
 
 
 async def in_parallel(work: Callable[[T], Awaitable[None]], things: Sequence[T]) -> None:

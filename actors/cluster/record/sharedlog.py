@@ -4,8 +4,8 @@ Rules:
 * A state of an accepted or keyed execution is published with the sequence of the state before it. If another runner was
   first, this one has no part in the execution any more: `SupersededError`.
 * A new execution is in the history of this runner before it is published: without an answer of the engine, it counts
-  as accepted, and the outbox offers it. While no server leads the log, it is refused. All other states are published
-  first.
+  as accepted, and the outbox offers it. While no server leads the log or has room, it is refused. All other states
+  are published first.
 * A begin must be published before its handler is called. An end, or a pause, does not wait for an engine that is away.
 * A plain synchronous call touches the history only, and the outbox publishes its end. So calls are as fast as without
   a cluster, and go on without the engine.
@@ -23,7 +23,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import AwayError, EngineError, LeaderlessError, RefusedError, StaleError
+from actors.cluster.engine import AwayError, EngineError, FullError, LeaderlessError, RefusedError, StaleError
 from actors.cluster.letters import Author, Letter, UnreadableError
 from actors.cluster.life import Publish, State, Stored, Superseded, resolve
 from actors.cluster.record.mail import Mail
@@ -155,7 +155,7 @@ class SharedLog:
         self.unsent.add(execution.id)
         try:
             await _over_elections(partial(self._publish, execution, 0))
-        except (RefusedError, LeaderlessError) as problem:
+        except (RefusedError, LeaderlessError, FullError) as problem:
             self.unsent.discard(execution.id)
             await self._refuse(execution, problem)
         except (EngineError, UnreadableError, RunnerError) as problem:

@@ -149,7 +149,8 @@ def _storage(monitored: Sequence[tuple[str, Monitored | str]]) -> Iterator[Findi
             remedy = (
                 "write `jetstream { max_file_store: ... }` with more into its nats-server.conf, or shorten retention"
             )
-            yield Finding(TOPIC, "storage", State.NOTE, text, remedy)
+            state = State.NOTE if found.storage < found.max_storage else State.FAILED
+            yield Finding(TOPIC, "storage", state, text, remedy)
         else:
             yield Finding(TOPIC, "storage", State.OK, text)
         yield _clock(found.name, found.offset, found.doubt)
@@ -205,7 +206,10 @@ def _stream(name: str, found: Mapping[str, Any], wanted: int) -> Finding:
     text = f"{replicas} of {wanted} replicas, {state['messages']} messages, {size(state['bytes'])}"
     behind = [_behind(each) for each in found.get("cluster", {}).get("replicas") or () if _is_behind(each)]
     if behind:
-        remedy = "start these servers, and wait until they have caught up before you stop another one"
+        remedy = (
+            "start these servers, and wait until they have caught up before you stop another one; if all run,"
+            " look whether `max_file_store` is reached"
+        )
         return Finding(TOPIC, label, State.NOTE, f"{text}; {', '.join(behind)}", remedy)
     if replicas < wanted:
         remedy = f"restart a runner when {wanted} servers are there, or `nats stream update {name} --replicas={wanted}`"

@@ -7,7 +7,7 @@ import json
 import pytest
 import trio
 
-from actors.cluster.engine import Consumer, RefusedError, StaleError, UnansweredError, open_engine, pulling
+from actors.cluster.engine import Consumer, Reader, RefusedError, StaleError, UnansweredError, open_engine, pulling
 from protocol.errors import ErrorKind, RunnerError, error
 
 
@@ -39,7 +39,14 @@ async def test_a_stale_publish_is_refused(engine):
     assert (await engine.last(subject)).sequence == first
 
 
-async def test_a_reader_gives_what_there_is_and_what_comes(engine):
+async def test_a_reader_gives_what_there_is_and_what_comes(engine, monkeypatch):
+    made, make = [], Reader._make
+
+    async def counted(reader):
+        made.append(reader)
+        return await make(reader)
+
+    monkeypatch.setattr(Reader, "_make", counted)
     for number in range(3):
         await engine.publish(engine.names.state(str(number)), str(number).encode())
     async with engine.read(engine.names.log, after=1) as reader:
@@ -50,6 +57,7 @@ async def test_a_reader_gives_what_there_is_and_what_comes(engine):
                 got += await reader.batch()
 
     assert [stored.data for stored in got] == [b"1", b"2", b"9"]
+    assert len(made) == 1, "one server needs no choice of servers"
 
 
 async def test_jobs_are_pulled_up_to_the_count_and_given_back_on_cancellation(engine):

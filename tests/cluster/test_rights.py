@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from actors.cluster.engine import Consumer, open_engine
+from config.load import load_settings
+from runner.cli.doctor import State
+from runner.cli.doctor.cluster import examine_cluster
 from tests.cluster.servers import running
 from tests.nats_users import Account
 
@@ -64,6 +68,18 @@ async def test_the_documented_rights_are_enough(servers, account, tmp_path):
             assert await engine.get_object("file") == b"x" * 300_000
             await engine.delete_object("file")
             assert not await engine.object_exists("file")
+
+
+async def test_the_documented_rights_are_enough_for_doctor(servers, account, tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: []")
+    loaded = load_settings({"config": str(tmp_path / "modules.yaml")}, {})
+    given = settings(servers, account, tmp_path)
+    lane = Consumer("OPERATO_QUEUE", "g01", ("operato.q.g01.*",))
+    async with open_engine(given) as engine, engine.pull(lane):
+        findings = await examine_cluster(evolve(loaded, settings=evolve(loaded.settings, cluster=given)))
+
+    assert [each for each in findings if each.state is State.FAILED] == []
+    assert "queue" in {each.name for each in findings}
 
 
 async def test_one_right_less_and_another_account_are_not_enough(servers, account, tmp_path):

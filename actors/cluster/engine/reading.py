@@ -89,13 +89,13 @@ class Reader:
         leader = await self._check()
         for _ in range(_PLACES):
             placed = await self._make()
-            if placed == leader or not self.pending:  # new messages reach all alike
+            if placed in (None, leader) or not self.pending:  # a server alone; new messages reach all alike
                 return
             self._drop()
         await self._make()
 
     async def _make(self) -> str | None:
-        """Make a consumer; return which server has it."""
+        """Make a consumer; return which of several servers has it."""
         name = secrets.token_hex(8)
         config: dict[str, Any] = {
             "name": name,

@@ -216,6 +216,10 @@ class Alive:
         """Return the labels of each runner."""
         return (self.own, *(each.labels for each in self.neighbours.all(trio.current_time())))
 
+    def modules(self) -> Iterable[str | None]:
+        """Return the digest of the modules file of each runner."""
+        return (each.modules for each in self.neighbours.all(trio.current_time()))
+
 
 def _is_live(runs: Runs, queue: JobQueue, name: str) -> bool:
     return runs.find(name) is not None or name in queue.jobs.by_id

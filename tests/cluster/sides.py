@@ -66,6 +66,8 @@ class Log:
     async def publish(self, letter, expect):
         sequence, execution = await self._send(letter, expect), letter.execution
         await (self.history.finish if execution.status.final else self.history.submit)(execution)
+        if execution.status.final:
+            self._settled.add(execution.id)
         return sequence
 
     async def state(self, name):
@@ -110,12 +112,20 @@ class Neighbourhood:
 
     boots: set[str] = field(factory=set)
     all_labels: list[tuple[str, ...]] = field(factory=list)
+    files: list[str] = field(factory=lambda: ["a"])
+    """The digests of their modules files."""
 
     def alive(self):
         return frozenset(self.boots)
 
     def labels(self):
         return self.all_labels
+
+    def nodes(self):
+        return ["one"]
+
+    def modules(self):
+        return self.files
 
 
 @define(eq=False)

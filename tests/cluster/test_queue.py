@@ -58,6 +58,11 @@ async def emptied(side):
             await trio.sleep(0.02)
 
 
+async def cleared(side):
+    await side.service.history.catch_up()
+    await side.queue._clearing.look()
+
+
 async def test_jobs_run_where_places_are_free_each_once(tmp_path, nats):
     slow = inline("slow", "import time\ndef handler(input):\n    time.sleep(0.3)\n    return input", concurrency=4)
     async with two(tmp_path, nats, [slow], max_workers=2) as (one, other):
@@ -144,6 +149,46 @@ async def test_what_no_runner_may_run_waits_with_its_reason(tmp_path, nats):
         assert waiting.reason == "no runner has the labels that the module `needs`: gpu"
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
         assert caught.value.failure.field == "needs"
+
+
+async def test_jobs_that_no_runner_pulls_leave_when_their_executions_have_ended(tmp_path, nats):
+    needy = inline("needy", "def handler(input): return input", needs=("gpu",))
+    async with two(tmp_path, nats, [needy]) as (one, _):
+        cancelled, waits = await submitted(one, "needy"), await submitted(one, "needy")
+        await one.runs.owners.cancel(one.mirrors[cancelled])
+        assert (await ended(one, cancelled)).status is Status.CANCELLED
+        assert await queued(one) == 2
+        await cleared(one)
+
+        assert await queued(one) == 1
+        assert await one.engine.last(one.engine.names.job("*", waits), fresh=True) is not None
+
+
+async def test_executions_end_whose_module_no_runner_has(tmp_path, nats):
+    needy = inline("needy", "def handler(input): return input", needs=("gpu",))
+    async with two(tmp_path, nats, [needy]) as (one, _):
+        template = await one.service.history.get(await submitted(one, "needy"))
+        gone = replace(template.module, name="gone")
+        waits = replace(template, id="waits", module=gone)
+        begun = replace(template, id="begun", module=gone, status=Status.RUNNING, node="away", attempts=1)
+        for execution in (waits, begun):
+            data = _packed(Author("away", "boot", "1"), execution)
+            await one.engine.publish(one.engine.names.state(execution.id), data, expect=0)
+            await one.engine.publish(one.engine.names.job("gone", execution.id), b"", expect=0)
+        with trio.fail_after(PATIENCE):
+            while await one.service.history.get("begun") is None or await one.service.history.get("waits") is None:
+                await trio.sleep(0.01)
+        around = one.queue.around.presence
+        around.files = ["a", "b"]
+        await cleared(one)
+        assert await queued(one) == 3, "another runner may have the module"
+        around.files = ["a", "a"]
+        await cleared(one)
+        found = [(await ended(one, name)).failure.kind for name in ("waits", "begun")]
+        await cleared(one)
+
+        assert found == [ErrorKind.NOT_FOUND, ErrorKind.LOST]
+        assert await queued(one) == 1
 
 
 async def test_groups_are_on_one_runner_at_a_time_with_their_priorities(tmp_path, nats):

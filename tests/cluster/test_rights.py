@@ -58,6 +58,7 @@ async def test_the_documented_rights_are_enough(servers, account, tmp_path):
                 (job,) = await puller.fetch(1)
                 job.in_progress()
                 await job.ack()
+            await engine.ask(f"$JS.API.STREAM.PURGE.{names.queue}", b'{"filter": "operato.q.g00.a"}')
 
             async def answer(_: bytes) -> bytes:
                 return b"here"

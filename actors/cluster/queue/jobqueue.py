@@ -11,6 +11,7 @@ from attrs import Factory, define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Engine, RefusedError, StaleError
+from actors.cluster.queue.clearing import Clearing
 from actors.cluster.queue.held import Job, Jobs
 from actors.cluster.queue.lanes import Lane, lane_of, unlabelled
 from actors.cluster.queue.needed import Around
@@ -54,6 +55,10 @@ class JobQueue:
     _numbers: Numbers = field(
         default=Factory(lambda self: Numbers(self.engine, self.max_queued), takes_self=True), init=False
     )
+    _clearing: Clearing = field(
+        default=Factory(lambda self: Clearing(self.engine, self.runs, self.around, self.jobs), takes_self=True),
+        init=False,
+    )
     _pulls: Pulls | None = field(default=None, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     """Of the jobs."""
@@ -71,6 +76,7 @@ class JobQueue:
             self._nursery = await nursery.start(self._answer)
             try:
                 nursery.start_soon(self._numbers.run)
+                nursery.start_soon(self._clearing.run)
                 task_status.started()
                 await self._ask(self._nursery)
                 await trio.sleep_forever()

@@ -48,6 +48,12 @@ class Presence(Protocol):
     def labels(self) -> Iterable[Collection[str]]:
         """Return the labels of each runner, this one included."""
 
+    def nodes(self) -> Collection[str]:
+        """Return the names of the runners that are there, this one included."""
+
+    def modules(self) -> Iterable[str | None]:
+        """Return the digest of the modules file of each runner, this one included."""
+
 
 @frozen
 class Around:

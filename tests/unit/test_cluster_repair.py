@@ -53,6 +53,7 @@ class Mail:
     engine: Engine = field(factory=Engine)
     me: Author = ME
     files: SharedFiles | None = None
+    retention_seconds: float = 86400.0
 
     async def send(self, letter, expect):
         return await self.engine.publish(self.engine.names.state(letter.execution.id), pack(letter).data, expect=expect)
@@ -140,6 +141,18 @@ async def test_a_server_that_leads_gets_the_ends_that_it_lacks(runner):
     runner.mail.engine.led = "n1 later"
     assert await runner.repair.look(done) == "n1 later"
     assert runner.mail.author(lost) == "a"
+
+
+async def test_an_end_that_the_log_has_let_go_is_not_offered_again(runner):
+    recent, expired = ended("a"), make(at=time.time() - 60, node="a", asynchronous=True, attempts=1)
+    for execution in (expired, recent):
+        await runner.history.finish(execution)
+    await runner.history.catch_up()
+    runner.mail.retention_seconds = 30.0
+
+    await runner.repair.look("")
+
+    assert [runner.mail.author(each) for each in (recent, expired)] == ["a", None]
 
 
 async def test_an_end_that_has_become_an_earlier_state_again_is_replaced(runner):

@@ -87,7 +87,8 @@ class Repair:
     async def _fill(self) -> None:
         there = {*self.nodes(), self.shared.node}
         nodes = [name for name in await self.history.read(origins) if name == self.shared.node or name not in there]
-        before, since = sys.maxsize, time.time() - _BACK_SECONDS
+        kept_seconds = min(_BACK_SECONDS, self.shared.mail.retention_seconds)  # the log lets go of others by itself
+        before, since = sys.maxsize, time.time() - kept_seconds
         for _ in range(_MOST // _MANY):
             read = partial(last_ended, nodes=nodes, before=before, since=since, most=_MANY)
             found: list[Ended] = await self.history.read(read)

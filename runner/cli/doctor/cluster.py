@@ -111,7 +111,7 @@ def _server(server: str, found: Greeting | str, otherwise: State) -> Finding:
         least = ".".join(map(str, LEAST_VERSION))
         return Finding(TOPIC, server, State.FAILED, text, f"install nats-server {least} or later on it")
     if not found.jetstream:
-        remedy = f"write `{_JETSTREAM}` into its nats-server.conf"
+        remedy = f"write `{_JETSTREAM}` into its nats-server.conf; if it is there, make room on its disk and restart it"
         return Finding(TOPIC, server, State.FAILED, f"{text}, JetStream is off", remedy)
     if found.max_payload < LEAST_PAYLOAD_BYTES:
         text = f"{text} takes messages of {size(found.max_payload)} at most; letters have up to 1 MiB"

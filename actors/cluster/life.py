@@ -124,6 +124,13 @@ def lost(execution: Execution, now: float) -> Execution:
     return summary_of(ended) if ended.summary else ended
 
 
+def is_expired(execution: Execution, retention_seconds: float, now: float) -> bool:
+    """Return whether an execution that the log lacks may have ended there, so long ago that the log has let it go."""
+    if execution.status.final or execution.status is Status.SCHEDULED:
+        return False
+    return max(execution.created_at, execution.run_at or 0.0) + retention_seconds < now
+
+
 def _again(execution: Execution, policy: RetryPolicy | None, now: float) -> Execution | None:
     """Return an execution whose owner is gone as it is queued again; None when its policy has no more attempts."""
     begun = execution.status is Status.RUNNING and execution.asynchronous

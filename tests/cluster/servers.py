@@ -220,7 +220,6 @@ class Servers:
                 each.start()
         assert self.wait_ready(), [each.log[-2000:] for each in self.all]
 
-
     def mend(self) -> None:
         """Empty the stores of damaged servers, which then copy those of the others."""
         for each in self.all:

@@ -13,6 +13,7 @@ from actors.cluster.letters import Author, Letter, pack, unpack
 from actors.cluster.life import State
 from actors.cluster.record import Outbox, Position, Positions, Projection, SharedLog
 from actors.cluster.record.repair import Repair
+from protocol.errors import ErrorKind
 from protocol.model import Status
 from tests.records import make, running
 
@@ -115,6 +116,10 @@ async def runner(tmp_path, positions):
         yield Runner(history, positions)
 
 
+def queued():
+    return make(Status.QUEUED, at=time.time(), node="a", asynchronous=True)
+
+
 def ended(node, **fields):
     return make(at=time.time(), node=node, asynchronous=True, attempts=1, **fields)
 
@@ -153,6 +158,22 @@ async def test_an_end_that_the_log_has_let_go_is_not_offered_again(runner):
     await runner.repair.look("")
 
     assert [runner.mail.author(each) for each in (recent, expired)] == ["a", None]
+
+
+async def test_an_execution_that_may_have_ended_before_the_log_let_it_go_is_lost(runner):
+    """A runner that was away for long must not have it run again."""
+    old, recent = make(Status.QUEUED, at=time.time() - 60, node="a", asynchronous=True), queued()
+    for execution in (old, recent):
+        await runner.history.submit(execution)
+    await runner.history.catch_up()
+    runner.mail.retention_seconds = 30.0
+
+    for execution in (old, recent):
+        await runner.outbox._offer(await runner.history.get(execution.id))
+
+    assert (await runner.history.get(old.id)).failure.kind is ErrorKind.LOST
+    assert (await runner.mail.state(old.id, fresh=True)).letter.execution.status is Status.FAILED
+    assert runner.jobs == [recent.id]
 
 
 async def test_an_end_that_has_become_an_earlier_state_again_is_replaced(runner):
@@ -198,7 +219,7 @@ async def test_what_runs_here_is_told_when_another_runner_offers_what_was_before
 
 
 async def test_what_the_log_has_lost_is_offered_before_its_job(runner):
-    accepted, elsewhere = (make(Status.QUEUED, asynchronous=True, node="a") for _ in range(2))
+    accepted, elsewhere = queued(), queued()
     for execution in (accepted, elsewhere):
         await runner.history.submit(execution)
     await runner.history.catch_up()

@@ -9,6 +9,7 @@ that knows a later one offers that meanwhile.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Final
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, EngineError, OversizeError, StaleError
 from actors.cluster.letters import Letter, UnreadableError
-from actors.cluster.life import Publish, State, forsaken, owed, resolve
+from actors.cluster.life import Publish, State, forsaken, is_expired, lost, owed, resolve
 from actors.cluster.record.positions import Position, Positions
 from actors.cluster.record.repair import Repair, in_parallel, tell
 from actors.cluster.record.sharedlog import SharedLog, letter_of
@@ -183,6 +184,9 @@ class Outbox:
         me, node = self.shared.mail.me, row.node or self.shared.node
         row = replace(row, node=node, reruns=(), children=())
         state = found = await self.shared.mail.state(row.id, fresh=True)
+        if found is None and is_expired(row, self.shared.mail.retention_seconds, time.time()):
+            row = lost(row, time.time())
+            await self.history.finish(row)
         if row.status is Status.RUNNING and node == me.node and self.is_live(row.id):
             letter: Letter | None = letter_of(me, row)  # it was in the log when its handler was called
         else:

@@ -17,6 +17,7 @@ from actors.executions import Attempts, Runs
 from actors.files import Files
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
+from actors.node import find_node
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
 from actors.starts import STARTS_FILE, Notices, Outbox, Post, Schedules
 from actors.supervise import supervise
@@ -161,7 +162,8 @@ async def _open_system(
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
-    history = History(settings.history, records or data, node=None if cluster is None else cluster.node)
+    left = None if own is None else find_node(settings.cluster, own)
+    history = History(settings.history, records or data, node=None if cluster is None else cluster.node, left=left)
     files = Files(settings.files, records or data, existing, kept_seconds=settings.history.retention_seconds)
     largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
     log_of = history if cluster is None else cluster.attach(history, files)

@@ -100,9 +100,9 @@ def bare(execution):
 
 
 @asynccontextmanager
-async def running(folder, *, clock=lambda: NOW, node=None, **settings):
+async def running(folder, *, clock=lambda: NOW, node=None, left=None, **settings):
     """Run a history on `folder`, close it in the end."""
-    history = History(HistorySettings(**settings), folder, clock=clock, node=node)
+    history = History(HistorySettings(**settings), folder, clock=clock, node=node, left=left)
     async with trio.open_nursery() as nursery:
         await nursery.start(history.run)
         with trio.fail_after(20):

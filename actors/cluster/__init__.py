@@ -6,7 +6,7 @@ Nothing here is imported by a runner without the setting `cluster`.
 from actors.cluster.cluster import Cluster, open_cluster
 from actors.cluster.engine import Engine, EngineError, open_engine
 from actors.cluster.letters import Author, Letter, UnreadableError
-from actors.cluster.node import NODE_FILE, find_node, node_name
+from actors.node import NODE_FILE, find_node, node_name
 
 __all__ = [
     "NODE_FILE",

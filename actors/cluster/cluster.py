@@ -18,7 +18,6 @@ from actors.cluster.engine import Engine, open_engine
 from actors.cluster.feed import Feeds, SharedClaims, SharedInstants
 from actors.cluster.files import Parts, SharedCollecting, SharedFiles, part_finder
 from actors.cluster.letters import Author
-from actors.cluster.node import node_name
 from actors.cluster.nodes import RENEW_SECONDS, TTL_SECONDS, Facts, Neighbours, Nodes
 from actors.cluster.queue import Around, JobQueue
 from actors.cluster.record import POSITIONS_FILE, Mail, Outbox, Positions, Projection, SharedLog
@@ -26,6 +25,7 @@ from actors.executions import Live, Runs
 from actors.files import Files
 from actors.history import History
 from actors.keys import ApiKeys
+from actors.node import node_name
 from actors.registry import Published, Registry
 from actors.starts import Schedules
 from actors.supervise import supervise

@@ -223,12 +223,12 @@ class Put:
 def forsaken(state: State, me: Author, alive: Collection[str] | None) -> Put | None:
     """Return what this runner does for an execution that it does not run, and whose job is not in the queue.
 
-    None: it is not in need of a job, or another runner takes care of it.
+    None: it is not in need of a job, or another runner takes care of it. A letter without a boot has no such runner.
     """
     execution, boot = state.letter.execution, state.letter.author.boot
     if execution.status.final or execution.status is Status.SCHEDULED:
         return None
-    gone = alive is not None and boot not in alive and boot != me.boot
+    gone = not boot or (alive is not None and boot not in alive and boot != me.boot)
     if execution.status is Status.RUNNING:
         return Put(None, 0) if gone else None
     if not gone and boot != me.boot:

@@ -20,6 +20,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.executions.live import LiveExecutions, SupersededError
+from actors.history import is_elsewhere
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution, Status
 
@@ -117,14 +118,18 @@ class Later:
             self._earlier.set()
 
     async def cancel(self, name: str, why: Failure) -> Execution | None:
-        """End a scheduled execution and return it; None when it is not scheduled any more. Raises RunnerError."""
+        """End a scheduled execution and return it; None when it is not scheduled any more. Raises RunnerError.
+
+        One that a cluster had, which this runner has left, ends here in any state.
+        """
         async with self._moving:
             execution = await self.live.history.get(name)
-            if execution is None or execution.status is not Status.SCHEDULED:
+            elsewhere = execution is not None and is_elsewhere(execution, self.live.history.node)
+            if execution is None or (execution.status is not Status.SCHEDULED and not elsewhere):
                 return None
             ended = replace(execution, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
             with trio.CancelScope(shield=True):  # the count follows the record, which has its own limits
                 await self.live.records.finish(ended)
-            self.count -= 1
+            self.count -= not elsewhere
         self.live.tally.count(ended)
         return ended

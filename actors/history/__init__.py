@@ -10,7 +10,7 @@ from actors.history.database import database_path
 from actors.history.history import History, summary_of
 from actors.history.pending import LARGE_BYTES, Room, Stage, stage_of
 from actors.history.queries import MAX_LINKED, Page, Query
-from actors.history.shared import Ended, ended_after, join, last_ended, open_ones, origins, own, stages
+from actors.history.shared import Ended, ended_after, is_elsewhere, join, last_ended, open_ones, origins, own, stages
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
 
@@ -30,6 +30,7 @@ __all__ = [
     "Stage",
     "database_path",
     "ended_after",
+    "is_elsewhere",
     "join",
     "last_ended",
     "open_ones",

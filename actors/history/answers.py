@@ -34,7 +34,8 @@ class Answers:
     Methods are called on the event loop, while the history is open.
     """
 
-    def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: HistorySettings, clock: Callable[[], float], node: str | None) -> None:
+        self.node = node
         self._settings = settings
         self._clock = clock
         self._archive: Archive | None = None
@@ -99,7 +100,7 @@ class Answers:
         With them comes the next `run_at` after `until`, infinite without one. Raises `RunnerError` as `get`.
         """
         await self._committer.catch_up()
-        return await self._read(lambda link: queries.due(link, until, most))
+        return await self._read(lambda link: queries.due(link, until, most, joined=self.node is not None))
 
     async def catch_up(self) -> None:
         """Wait, at most a second, until readers of the database find everything that was recorded before."""
@@ -111,7 +112,7 @@ class Answers:
 
     async def count_scheduled(self) -> int:
         """Return the number of scheduled executions. Raises `RunnerError` as `get`."""
-        return await self._read(queries.count_scheduled)
+        return await self._read(lambda link: queries.count_scheduled(link, joined=self.node is not None))
 
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
         """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.

@@ -80,15 +80,21 @@ class Archive:
 
     @classmethod
     async def open(
-        cls, settings: HistorySettings, data_dir: Path, now: float, past: Past | None, node: str | None = None
+        cls,
+        settings: HistorySettings,
+        data_dir: Path,
+        now: float,
+        past: Past | None,
+        node: str | None,
+        joined: bool,
     ) -> Archive:
         """Open everything and bring the database up to the journal; `past` is known when the actor is restarted.
 
-        `node` is the name of this runner in its cluster. Raises `RunnerError` (`unavailable`). Shielded from
-        cancellation: files that were opened must be closed.
+        `node` is the name of this runner in its cluster, or, not `joined`, in the one that it has left. Raises
+        `RunnerError` (`unavailable`). Shielded from cancellation: files that were opened must be closed.
         """
         with trio.CancelScope(shield=True):
-            opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past, node)
+            opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past, node, joined)
         return opened
 
     async def append(self, entry: Entry) -> bool:
@@ -248,7 +254,9 @@ def _noting(work: Callable[[sa.Connection], T]) -> Callable[[sa.Connection], tup
     return both
 
 
-def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | None, node: str | None) -> Archive:
+def _open(
+    settings: HistorySettings, data_dir: Path, now: float, past: Past | None, node: str | None, joined: bool
+) -> Archive:
     with ExitStack() as stack:
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -262,7 +270,7 @@ def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | No
             revision = max(revision, _replay(database, journal, damaged)) + 1
             if past is None:
                 lost = database.write(lambda link: storage.mark_lost(link, now, revision, node))
-                past = Past(database.write(lambda link: storage.queued(link, node)), lost)
+                past = Past(database.write(lambda link: storage.queued(link, node, joined=joined)), lost)
             rows, size = database.write(_measure)
             with suppress(OSError):  # `look` reports it
                 journal.add_spare(journal.make())

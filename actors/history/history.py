@@ -51,14 +51,14 @@ class History(Answers):
         *,
         clock: Callable[[], float] = time.time,
         node: str | None = None,
+        left: str | None = None,
     ) -> None:
         """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions.
 
-        `node` is the name of this runner in its cluster, None for a single machine.
+        `node` is the name of this runner in its cluster, None for a single machine; `left` that in a cluster before.
         """
-        super().__init__(settings, clock)
-        self.node = node
-        self._data_dir = data_dir
+        super().__init__(settings, clock, node)
+        self._data_dir, self._origin = data_dir, (node or left, node is not None)
         self._past: Past | None = None
         self.revision = 0
         """The number of the last record."""
@@ -239,7 +239,7 @@ class History(Answers):
         """
         self._closed = trio.Event()
         try:
-            opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past, self.node)
+            opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past, *self._origin)
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
             self.revision = max(self.revision, opened.revision)

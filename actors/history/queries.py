@@ -313,20 +313,28 @@ _SCHEDULED: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Status.SCHEDULE
 """Not a parameter: the index of these rows is a partial one."""
 
 
-def due(connection: sa.Connection, until: float, most: int) -> tuple[tuple[str, ...], float]:
-    """Return the ids of scheduled executions whose `run_at` is reached, and the next `run_at` after `until`."""
-    columns = executions.c
-    wanted = sa.select(columns.id).where(columns.status == _SCHEDULED, columns.run_at <= until)
+def due(connection: sa.Connection, until: float, most: int, *, joined: bool) -> tuple[tuple[str, ...], float]:
+    """Return the ids of scheduled executions whose `run_at` is reached, and the next `run_at` after `until`.
+
+    Those of a cluster do not count for a runner that is not `joined`.
+    """
+    columns, ours = executions.c, _ours(joined=joined)
+    wanted = sa.select(columns.id).where(columns.status == _SCHEDULED, columns.run_at <= until, *ours)
     names = tuple(connection.execute(wanted.order_by(columns.run_at, columns.id).limit(most)).scalars())
-    later = sa.select(columns.run_at).where(columns.status == _SCHEDULED, columns.run_at > until)
+    later = sa.select(columns.run_at).where(columns.status == _SCHEDULED, columns.run_at > until, *ours)
     found = connection.execute(later.order_by(columns.run_at).limit(1)).scalar()
     return names, math.inf if found is None else float(found)
 
 
-def count_scheduled(connection: sa.Connection) -> int:
-    """Return the number of scheduled executions."""
-    wanted = sa.select(sa.func.count()).select_from(executions).where(executions.c.status == _SCHEDULED)
-    return int(connection.execute(wanted).scalar_one())
+def count_scheduled(connection: sa.Connection, *, joined: bool) -> int:
+    """Return the number of scheduled executions, as `due` counts them."""
+    wanted = sa.select(sa.func.count()).select_from(executions)
+    counted = wanted.where(executions.c.status == _SCHEDULED, *_ours(joined=joined))
+    return int(connection.execute(counted).scalar_one())
+
+
+def _ours(*, joined: bool) -> tuple[sa.ColumnElement[bool], ...]:
+    return () if joined else (executions.c.node.is_(None),)
 
 
 def last_repetition(connection: sa.Connection, root: str) -> str | None:

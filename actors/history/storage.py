@@ -255,8 +255,8 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
 def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | None = None) -> tuple[str, ...]:
     """Fail running executions as `lost` at `now`; return their ids, oldest first.
 
-    These are all of them on a single machine. In a cluster, they are the calls of this `node`, and all from before its
-    join; the cluster decides about the others.
+    These are all of them on a single machine. Of a cluster, which may have been left, they are the calls of this
+    `node`; the cluster decides about the others.
 
     Their notices are added, and withdrawn if they run again. Their pieces stay. A reader may have seen events that were
     never stored, and no number may come twice: so `events_count`, from which a retry numbers its events, is `LOST_SEQS`
@@ -268,7 +268,7 @@ def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | 
         columns.id, columns.module, columns.run_seconds, columns.events_count, columns.on_end, highest.label("last")
     )
     with connection.begin():
-        running = wanted.where(columns.status == Status.RUNNING.value, *_left_by(node))
+        running = wanted.where(columns.status == Status.RUNNING.value, _left_by(node))
         rows = connection.execute(running.order_by(columns.created_at, columns.id)).all()
         for row in rows:
             last = max(row.events_count - 1, -1 if row.last is None else row.last)
@@ -282,20 +282,19 @@ def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | 
     return tuple(row.id for row in rows)
 
 
-def queued(connection: sa.Connection, node: str | None = None) -> tuple[str, ...]:
-    """Return the ids of the queued executions that the last runner left, oldest first; in a cluster, only calls."""
-    calls = () if node is None else (sa.not_(executions.c.asynchronous),)
-    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, *_left_by(node), *calls)
+def queued(connection: sa.Connection, node: str | None = None, *, joined: bool = False) -> tuple[str, ...]:
+    """Return the ids of the queued executions that the last runner left, oldest first; if `joined`, only calls."""
+    calls = (sa.not_(executions.c.asynchronous),) if joined else ()
+    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, _left_by(node), *calls)
     names = tuple(connection.execute(wanted.order_by(executions.c.created_at, executions.c.id)).scalars())
     connection.rollback()
     return names
 
 
-def _left_by(node: str | None) -> Iterable[sa.ColumnElement[bool]]:
-    """Return the conditions of executions about which no cluster decides: all without a `node`."""
+def _left_by(node: str | None) -> sa.ColumnElement[bool]:
+    """Return the condition of executions about which no cluster decides."""
     columns = executions.c
-    if node is not None:
-        yield sa.or_(columns.node.is_(None), sa.and_(columns.node == node, sa.not_(columns.asynchronous)))
+    return sa.or_(columns.node.is_(None), sa.and_(columns.node == node, sa.not_(columns.asynchronous)))
 
 
 def _failure_text(failure: Failure) -> str:

@@ -88,4 +88,5 @@ async def current_log(read: Callable[[], Awaitable[Execution]], find: Callable[[
         live = await find()
         if live is not None:
             return live.log
-    raise error(ErrorKind.UNAVAILABLE, f"execution {execution.id} is changing its state; follow it again", field="id")
+    text = f"execution {execution.id} is {execution.status}, and no runner that can be reached has it; follow it again"
+    raise error(ErrorKind.UNAVAILABLE, text, field="id")

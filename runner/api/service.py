@@ -253,7 +253,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = await self.runs.owners.reach(name)
-        return seen(principal, name, await (self.history.get(name) if live is None else _snapshot(self, live)))
+        return seen(principal, name, await (_stored(self, name) if live is None else _snapshot(self, live)))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -297,6 +297,13 @@ async def _started(runs: Runs, module: Published, execution: Execution, raw: msg
     if runs.dispatcher.queue.takes_calls(module):
         return await runs.queued_calls.begin(module, execution)
     return runs.start(module, execution, raw)
+
+
+async def _stored(service: Service, name: str) -> Execution | None:
+    found = await service.history.get(name)
+    if found is None or found.status.final:
+        return found
+    return (await service.runs.owners.explained((found,)))[0]
 
 
 async def _snapshot(service: Service, live: Live) -> Execution:

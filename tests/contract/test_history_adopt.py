@@ -1,15 +1,17 @@
 """Contract: states from the log of a cluster become rows, and never replace later ones; a join loses nothing."""
 
 import pytest
+import trio
 from msgspec.structs import replace
 
-from actors.history import LOST, Query
+from actors.history import LOST, Query, is_elsewhere
 from actors.history.history import History
 from actors.history.pending import Stage, stage_of
 from config.settings import HistorySettings
-from protocol.errors import ErrorKind, Failure
+from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Recipient, Status, Telling
 from tests.records import NOW, all_lost, make, printed, rows, running, stored, unfinished
+from tests.support import ANYBODY, PATIENCE, inline, open_service
 
 NOTIFIED = Telling((Recipient((Status.SUCCEEDED,), "http://example.org/"),))
 
@@ -130,6 +132,58 @@ async def test_a_start_in_a_cluster_loses_only_what_no_other_runner_decides_abou
         assert {each.id for each in await unfinished(history)} == {asked.id}
         assert (await history.get(accepted.id)).status is Status.RUNNING
         assert (await history.get(foreign.id)).status is Status.RUNNING
+
+
+async def test_a_start_alone_leaves_to_the_cluster_what_that_decides_about(tmp_path):
+    def queued(status=Status.QUEUED, **fields):
+        return make(status, asynchronous=True, run_at=NOW if status is Status.SCHEDULED else None, **fields)
+
+    called = make(Status.RUNNING, attempts=1, node="a")
+    shared = [queued(status, node=node) for node in "ab" for status in (Status.QUEUED, Status.SCHEDULED)]
+    shared += [make(Status.RUNNING, attempts=1, node=node, asynchronous=True) for node in "ab"]
+    shared.append(make(Status.RUNNING, attempts=1, node="b"))
+    mine, later = queued(), queued(Status.SCHEDULED)
+    async with running(tmp_path) as history:
+        for execution in (called, *shared, mine, later):
+            history.begin(execution)
+        await history.catch_up()
+
+    async with running(tmp_path, left="a") as history:
+        assert {each.id for each in await all_lost(history)} == {called.id}
+        assert {each.id for each in await unfinished(history)} == {mine.id}
+        assert (await history.due(NOW + 9, 100))[0] == (later.id,)
+        assert await history.count_scheduled() == 1
+        for each in shared:
+            assert (await history.get(each.id)).status is each.status
+        assert [is_elsewhere(each, history.node) for each in (*shared, mine)] == [True] * len(shared) + [False]
+
+    async with running(tmp_path, node="a") as history:
+        assert await history.count_scheduled() == 3
+
+
+async def test_a_runner_that_has_left_runs_nothing_of_the_cluster_and_can_end_it(tmp_path):
+    module = inline("greet", "def handler(input):\n    return 1\n")
+    waits = [make(status, node="b", asynchronous=True, run_at=1.0) for status in (Status.QUEUED, Status.SCHEDULED)]
+    runs = make(Status.RUNNING, attempts=1, node="b", asynchronous=True)
+    (tmp_path / "data").mkdir()
+    async with running(tmp_path / "data") as history:
+        await history.adopt([*waits, runs])
+
+    async with open_service(tmp_path, [module]) as service:
+        with trio.fail_after(PATIENCE):
+            assert (await service.execute(ANYBODY, "greet", b"1")).status is Status.SUCCEEDED
+            for each in waits:
+                found = await service.get(ANYBODY, each.id)
+                assert (found.status, found.waiting.reason) == (
+                    each.status,
+                    "it is in the cluster that this runner has left",
+                )
+            with pytest.raises(RunnerError, match="no runner that can be reached has it"):
+                await service.follow(ANYBODY, runs.id)
+            for each in (*waits, runs):
+                assert (await service.cancel(ANYBODY, each.id)).status is Status.CANCELLED
+                assert (await service.get(ANYBODY, each.id)).status is Status.CANCELLED
+            assert service.runs.later.count == 0
 
 
 async def test_without_an_open_history_nothing_is_adopted(tmp_path):

@@ -631,6 +631,8 @@ def test_a_lost_job_is_put_again_by_one_that_may():
     assert life.forsaken(queued, B, ("b1",)) == life.Put(Letter(B, renumbered), 7)
     assert life.forsaken(queued, B, ("a1", "b1")) is None, "its acceptor does it"
     assert life.forsaken(queued, B, None) is None
+    nobodys = State(Letter(Author("a", "", "1.2"), queued.letter.execution), 7)
+    assert life.forsaken(nobodys, B, None) == life.Put(Letter(B, renumbered), 7), "as at a join"
     assert life.forsaken(running, B, ("b1",)) == life.Put(None, 0)
     for state in (running, at(Status.SUCCEEDED), at(Status.SCHEDULED)):
         assert life.forsaken(state, A, ("a1", "b1")) is None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from attrs import define
 from msgspec.structs import replace
 
 from actors.executions.approvals import Asking
 from actors.executions.live import Live
+from actors.history import History, is_elsewhere
 from protocol.model import Approval, Execution, Status, Waiting
 from protocol.nodes import ClusterState
+
+_LEFT: Final = "it is in the cluster that this runner has left"
 
 
 class Owners(Protocol):
@@ -58,6 +61,10 @@ class Lives(Protocol):
     """The executions of this runner."""
 
     asking: Asking
+
+    @property
+    def history(self) -> History:
+        """Their record."""
 
     def find(self, name: str) -> Live | None:
         """Return the live execution with this id."""
@@ -108,10 +115,15 @@ class Here:
 
     def explained_nowait(self, executions: Iterable[Execution]) -> tuple[Execution, ...]:
         """Return executions with the reasons why they wait."""
-        return tuple(
-            each if (live := self.runs.find(each.id)) is None else replace(each, waiting=self.runs.waiting(live))
-            for each in executions
-        )
+        return tuple(map(self._explained, executions))
+
+    def _explained(self, execution: Execution) -> Execution:
+        live = self.runs.find(execution.id)
+        if live is not None:
+            return replace(execution, waiting=self.runs.waiting(live))
+        if execution.status is not Status.RUNNING and is_elsewhere(execution, self.runs.history.node):
+            return replace(execution, waiting=Waiting(_LEFT, execution.created_at))
+        return execution
 
     async def at_work(self, name: str, version: str | None = None) -> Sequence[Live]:
         """Return the live executions of a module. Not a checkpoint."""

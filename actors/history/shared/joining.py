@@ -11,7 +11,7 @@ from attrs import frozen
 
 from actors.history.pending import Stage
 from actors.history.tables import executions
-from protocol.model import Status
+from protocol.model import Execution, Status
 
 _MANY: Final = 500
 """Ids in one statement."""
@@ -28,6 +28,11 @@ class Ended:
     revision: int
     shared: bool
     """Its states were published when they were recorded; others only have an end."""
+
+
+def is_elsewhere(execution: Execution, node: str | None) -> bool:
+    """Return whether it is open what became of an execution in the cluster that a runner, now without `node`, left."""
+    return node is None and execution.node is not None and not execution.status.final
 
 
 def join(connection: sa.Connection) -> None:

@@ -1,4 +1,4 @@
-"""The name of this runner in the cluster, which the data directory keeps."""
+"""The name of this runner in its cluster, which the data directory keeps also after the runner has left it."""
 
 from __future__ import annotations
 

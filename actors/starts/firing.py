@@ -122,6 +122,7 @@ class Firing:
     async def look(self, schedule: Schedule, now: float) -> None:
         """Start everything of a schedule that is due at `now`, and set when to look again.
 
+        A runner that drains leaves it to the others of its cluster.
         Raises RunnerError when an instant cannot be accepted at the moment: then it and later ones stay due.
         """
         if schedule.state.paused_by is not None:
@@ -134,7 +135,7 @@ class Firing:
             self._fail(schedule, str(wrong))
             return
         before = schedule.state.cursor
-        if self.instants is not None and not await self._mine(schedule, self.instants, now):
+        if self.instants is not None and (self.runs.stopping or not await self._mine(schedule, self.instants, now)):
             schedule.due = now + (_OTHERS_SECONDS if schedule.state.cursor == before else 0)
             return
         await self._release(schedule)

@@ -169,6 +169,21 @@ async def test_a_running_execution_of_another_runner_is_not_overlapped(both, tmp
     assert (state.started, state.skipped) == (2, 3)
 
 
+async def test_a_runner_that_drains_takes_no_instant_that_it_cannot_start(both):
+    a, b, clock = both
+    await a.add("hourly", "echo", every="1h")
+    await wait_until(lambda: b.schedules.get("hourly") is not None, "known")
+    a.service.runs.stop(at_once=False)
+    clock.set(START)
+    a.look()
+    await wait_until(lambda: (a.schedules.get("hourly").due or 0) > START, "looked at")
+    b.look()
+    started = (await alike(a, b, "hourly", START)).started
+    in_the_way = len(b.schedules.instants._seen)
+
+    assert (started, in_the_way) == (1, 0), "the other one has claimed nothing"
+
+
 async def test_pause_change_and_deletion_hold_everywhere(both):
     a, b, clock = both
     await a.add("hourly", "echo", every="1h")

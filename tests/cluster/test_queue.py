@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from actors.cluster.letters import Author, Letter, pack
 from actors.history import Query
 from actors.turns import Terms
-from config.modules import GroupPolicy
+from config.modules import GroupPolicy, ToolPolicy
 from protocol.errors import ErrorKind, RunnerError
-from protocol.model import Status
+from protocol.model import Approval, Status
 from tests.cluster.sides import Neighbourhood, open_side
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, inline, wait_until
 
@@ -243,6 +243,23 @@ async def test_an_execution_whose_runner_is_gone_is_lost(tmp_path, nats):
         await emptied(one)
 
         assert (found.status, found.failure.kind) == (Status.FAILED, ErrorKind.LOST)
+
+
+async def test_a_question_of_a_runner_that_is_gone_is_asked_elsewhere_and_counts_in_no_limit(tmp_path, nats):
+    asks = inline("asks", "def handler(input): return input", concurrency=1, tool=ToolPolicy(confirm=True))
+    async with two(tmp_path, nats, [asks]) as (one, other):
+        mine = await submitted(one, "asks", b"1")
+        left = replace(await one.service.history.get(mine), id="left", node="gone")
+        await one.engine.publish(one.engine.names.state("left"), _packed(Author("gone", "boot", "1"), left), expect=0)
+        await one.queue.offer(left)
+        with trio.fail_after(PATIENCE):
+            await wait_until(lambda: one.runs.find("left") or other.runs.find("left"), "nobody asks")
+            await emptied(one)
+            holder = one if one.runs.find("left") else other
+            assert (await one.log.state("left")).letter.author == holder.me, "so that others see when it is gone, too"
+            for side, name in ((one, mine), (holder, "left")):
+                await side.runs.owners.decide(side.runs.find(name), Approval(True, "kim", 1.0))
+                assert (await ended(one, name)).status is Status.SUCCEEDED
 
 
 async def test_a_runner_that_drains_gives_its_jobs_back(tmp_path, nats):

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from actors.cluster import Author
 from actors.cluster.nodes import Facts, Nodes, forwarding, wording
@@ -355,3 +356,20 @@ async def test_decisions_count_through_any_door(tmp_path):
             with pytest.raises(RunnerError) as late:
                 await b.service.decisions.approve(boss, names[1])
             assert late.value.failure.kind is ErrorKind.CONFLICT
+
+
+@pytest.mark.parametrize("recorded", ["gone", "b"])
+async def test_a_question_is_found_on_the_runner_that_took_it_over(tmp_path, recorded):
+    asks = inline("asks", "def handler(input):\n    return input\n", tool=ToolPolicy(confirm=True))
+    boss = Principal("boss", frozenset({"executions:approve", "executions:read"}))
+    async with two(tmp_path, [asks]) as (_, a, b):
+        with trio.fail_after(PATIENT):
+            name = (await a.service.submit(ANYBODY, "asks", b"5")).id
+            await wait_until(lambda: a.service.runs.statistics().awaiting == 1, "nothing asks")
+            record = await a.service.history.get(name)
+            await b.service.history.adopt([replace(record, node=recorded)])
+            assert (await b.service.get(ANYBODY, name)).waiting.reason == "waits for approval"
+
+            await b.service.decisions.approve(boss, name)
+            await wait_until(lambda: a.service.runs.find(name) is None, "it does not run")
+            assert (await a.service.get(ANYBODY, name)).result == b"5"

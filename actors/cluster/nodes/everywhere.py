@@ -103,12 +103,22 @@ class Everywhere:
         if record.status.final or record.status is Status.SCHEDULED:
             return None
         if record.node in (None, self.node):
-            return await self._waiting(record) if record.asynchronous else None
+            return await self._moved(record) if record.asynchronous else None
         answer = await self._asked(record.node or "", Reach(name))
         if isinstance(answer, Found):
             return self.mirror(answer.execution)
         latest = await self.history.get(name) or record
-        return None if latest.status.final else await self._waiting(latest)
+        return None if latest.status.final else await self._moved(latest)
+
+    async def _moved(self, record: Execution) -> Live:
+        """Return an execution that is not on the runner of its record: in the queue, or it asks a person elsewhere."""
+        module = served(self.registry, record)
+        waits = record.status is Status.QUEUED and record.approval is None
+        if waits and module is not None and module.spec.tool.confirm:
+            found = await self._sought(record.id)
+            if isinstance(found, Live):
+                return found
+        return await self._waiting(record)
 
     async def _waiting(self, record: Execution) -> Mirror:
         """Return an execution that no runner has in hand, with why it waits."""

@@ -11,7 +11,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Delivery, StaleError
-from actors.cluster.letters import UnreadableError
+from actors.cluster.letters import Letter, UnreadableError
 from actors.cluster.life import Again, Drop, Lost, Run, State, Wait, decide
 from actors.cluster.queue.held import Jobs
 from actors.cluster.queue.lanes import Lane
@@ -140,8 +140,16 @@ class Placing:
         delivery.in_progress()
         first, me = decision.first_event, self.around.me.node
         taken = replace(execution, module=module.ref, env=module.spec.env, events_count=first, node=me)
+        asks = module.spec.tool.confirm and execution.approval is None
+        if asks:
+            letter = Letter(self.around.me, taken)
+            state = State(letter, await self.around.record.publish(letter, state.sequence))
         await self.around.record.take(state, taken)
-        return self.runs.dispatcher.take(module, taken)
+        live = self.runs.dispatcher.take(module, taken)
+        if not asks:
+            return live
+        await delivery.ack()  # while it waits for a person it is this runner's, and counts in no limit
+        return None
 
     async def _without_module(self, execution: Execution, state: State, delivery: Delivery) -> None:
         """End an execution that this runner has accepted and whose module is gone; others may have the module."""

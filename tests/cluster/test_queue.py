@@ -253,7 +253,7 @@ async def test_a_question_of_a_runner_that_is_gone_is_asked_elsewhere_and_counts
         await one.engine.publish(one.engine.names.state("left"), _packed(Author("gone", "boot", "1"), left), expect=0)
         await one.queue.offer(left)
         with trio.fail_after(PATIENCE):
-            await wait_until(lambda: one.runs.find("left") or other.runs.find("left"), "nobody asks")
+            await wait_until(lambda: one.runs.find("left") or other.runs.find("left"), "none asks")
             await emptied(one)
             holder = one if one.runs.find("left") else other
             assert (await one.log.state("left")).letter.author == holder.me, "so that others see when it is gone, too"

@@ -237,8 +237,11 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     @property
     def duration(self) -> float | None:
-        """Seconds from acceptance to the end, or None while it is not over."""
-        return None if self.finished_at is None else self.finished_at - self.created_at
+        """Seconds from acceptance to the end, or None while it is not over.
+
+        The clock of another machine, or one that was set back, may tell the end: then it took no time.
+        """
+        return None if self.finished_at is None else max(0.0, self.finished_at - self.created_at)
 
 
 KEY_PREFIX: Final = "opk_"

@@ -117,6 +117,11 @@ def test_times_are_rounded_and_absent_values_are_null():
     assert views.recorded(replace(EXECUTION, finished_at=2.0))["duration"] == 0.876543
 
 
+def test_an_end_by_a_clock_that_is_behind_took_no_time():
+    assert replace(EXECUTION, finished_at=EXECUTION.created_at + 2).duration == pytest.approx(2)
+    assert replace(EXECUTION, finished_at=EXECUTION.created_at - 3600).duration == 0.0
+
+
 def test_clients_read_what_later_and_earlier_runners_send():
     later = {"id": "e", "status": "paused", "error": {"kind": "cosmic_ray", "message": "m"}, "shadow": 1}
     read = msgspec.json.decode(json.dumps(later), type=views.lenient(views.RecordedExecution))

@@ -107,7 +107,8 @@ async def test_damage_that_appears_at_use_is_mended_while_it_serves(tmp_path):
             await history.list(Query(limit=500))
             await history.finish(after := make())
             await stored(history)
-        assert errors(logs) == ["the history database was damaged"]
+        waits = "no execution begins, as its end could not be recorded"  # a write may meet the damage first
+        assert [each for each in errors(logs) if each != waits] == ["the history database was damaged"]
         assert history.statistics().damaged == ("history",)
         assert history.statistics().last_error is None
         assert await history.get(after.id) == after

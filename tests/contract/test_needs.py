@@ -31,7 +31,8 @@ async def test_an_execution_waits_for_a_runner_with_the_labels(tmp_path):
         assert "this runner has no gpu, zone=eu, which the module `needs`" in waiting.reason
         service.runs.dispatcher.places.labels = ("gpu=a100", "zone=eu")
         other = (await service.submit(ANYBODY, "needy", b"2")).id
-        await wait_until(lambda: service.runs.find(other) is None, "it does not run with the labels")
+        for each in (name, other):
+            await wait_until(lambda each=each: service.runs.find(each) is None, "it does not run with the labels")
 
         assert (await service.get(ANYBODY, name)).status is Status.SUCCEEDED
         assert (await service.execute(ANYBODY, "needy", b"3")).result == b"3"

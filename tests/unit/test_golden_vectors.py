@@ -266,6 +266,7 @@ def stub_all(monkeypatch, source):
     modules = {"__main__": types.ModuleType("__main__"), "threading": threading, "traceback": traceback}
     stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
+    monkeypatch.setitem(sys.modules, "operato", None)  # another test may have imported one
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
     monkeypatch.setitem(guest._MORE, "calling", str(guest_source("calling.py")))
     monkeypatch.setattr(guest.Memory, "forget", lambda _: None)

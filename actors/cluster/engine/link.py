@@ -30,6 +30,8 @@ _PONG_SECONDS: Final = 5
 _FLUSH_SECONDS: Final = 1
 """A full buffer delays the next message by this time, then it is exceeded: what waits has a bound of its own."""
 _RETRY_SECONDS: Final = 0.25
+_LATE_SECONDS: Final = 1.0
+"""So late a message may come after the end of its subscription."""
 _MAX_TOLD: Final = 20
 """Different problems of one connection that are logged."""
 _PLAIN: Final = "the server does not offer TLS"
@@ -225,8 +227,8 @@ class Side:
             await self._listen(subscription)
             return
         known = self._subscriptions.pop(subscription, None)
-        if known is not None:
-            task = asyncio.create_task(_drain(known))
+        if known is not None and self._client is not None:
+            task = asyncio.create_task(_drain(self._client, known))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
             await asyncio.sleep(0)  # so that the server hears of it before later messages
@@ -344,6 +346,9 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any]) -> None:
     await task
 
 
-async def _drain(subscription: Any) -> None:
+async def _drain(client: Client, subscription: Any) -> None:
+    """End a subscription. The server may still send what it had matched before, also after its answer to a ping."""
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        await client._send_unsubscribe(subscription._id)  # noqa: SLF001  (all that is public forgets it at once)
+        await asyncio.sleep(_LATE_SECONDS)
         await subscription.drain()

@@ -30,6 +30,8 @@ _PATIENCE_SECONDS: Final = 1.0
 """After this time without a place a job is given back."""
 _CLOSE_SECONDS: Final = 2.0
 """For the last answers."""
+_PUTTING: Final = 256
+"""Jobs that are put while their executions are answered already."""
 _RETRY_SECONDS: Final = 5.0
 _NONE: Final = "the servers of the cluster cannot be reached"
 
@@ -158,13 +160,18 @@ class JobQueue:
         return lane.shared
 
     async def put(self, module: Published, execution: Execution) -> Live:
-        """Put the job of an execution that is in the log; one that waits for a person first does so here.
+        """Have the job of an execution put that is in the log; one that waits for a person first does so here.
 
-        Cancelled, or without an answer of the engine, the job may not be there: it is offered again.
+        The job may not be there when this returns, or is cancelled: it is offered again without an answer of the
+        engine. This waits for it while many others are not there yet.
         """
         if module.spec.tool.confirm and execution.approval is None:
             return self.runs.dispatcher.take(module, execution)
-        await self._put(execution)
+        self._numbers.coming += 1
+        if self._nursery is None or self._numbers.coming > _PUTTING:
+            await self._put(execution)
+        else:
+            self._nursery.start_soon(self._put, execution)
         return self.around.mirror(module, execution)
 
     def push(self, live: Live) -> None:
@@ -172,11 +179,16 @@ class JobQueue:
         execution = live.execution
         self.runs.dispatcher.live.pass_on(live)
         if self._nursery is not None:
+            self._numbers.coming += 1
             self._nursery.start_soon(self._put, execution)
 
     async def _put(self, execution: Execution) -> None:
-        if not await self.offer(execution):
-            self.around.record.owe(execution.id)
+        """Put a job that counts as coming."""
+        try:
+            if not await self.offer(execution):
+                self.around.record.owe(execution.id)
+        finally:
+            self._numbers.coming -= 1
 
     async def offer(self, execution: Execution) -> bool:
         """Put the job of an execution, unless it is there; return whether the engine answered."""

@@ -38,6 +38,8 @@ class Numbers:
     """All jobs at the last count, those that run included."""
     since: int = field(default=0, init=False)
     """Put by this runner since then."""
+    coming: int = field(default=0, init=False)
+    """Jobs that this runner is about to put."""
 
     async def run(self) -> None:
         """Count until cancelled."""
@@ -51,7 +53,7 @@ class Numbers:
 
     def check(self, running: int) -> None:
         """Raise RunnerError `overloaded` when as many executions wait as may; `running` of the jobs are here."""
-        queued = max(0, self.jobs - running) + self.since
+        queued = max(0, self.jobs - running) + self.since + self.coming
         if queued >= self.max_queued:
             text = f"{queued} executions are queued in the cluster; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)

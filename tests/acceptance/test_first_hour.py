@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.program import run_program
-from tests.server_process import Server
+from tests.server_process import Server, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, str(ROOT / "main.py"))
@@ -52,8 +52,17 @@ def server(tmp_path):
             each.stop()
 
 
+OWN = "Or this one, in another terminal:"
+
+
 def log(home):
     return (home / "log").read_text()
+
+
+def greeting(home):
+    """Return the log with the whole of the lines that follow the start."""
+    wait_for(lambda: log(home).partition(OWN)[2].count("\n") > 2)
+    return log(home)
 
 
 # -- the start --------------------------------------------------------------------------------
@@ -160,8 +169,8 @@ def test_a_mistake_in_the_settings_has_its_line(tmp_path):
 
 def test_the_printed_lines_work_as_pasted_in_any_folder(server, tmp_path):
     server("modules: {greet: {env: inline, code: \"def handler(input): return input['name']\"}}\n")
-    text = log(tmp_path)
-    curl, own = text.index("  curl -s"), text.index("Or this one, in another terminal:")
+    text = greeting(tmp_path)
+    curl, own = text.index("  curl -s"), text.index(OWN)
     lines = {"curl": text[curl:own], "own": text[own:].splitlines()[2]}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -186,8 +195,8 @@ modules:
       def handler(item: str, amount: int = 2, note: str = "it's"):
           return [item, amount, note]
 """)
-    text = log(tmp_path)
-    line = text[text.index("Or this one, in another terminal:") :].splitlines()[2]
+    text = greeting(tmp_path)
+    line = text[text.index(OWN) :].splitlines()[2]
     printed = subprocess.run(line, shell=True, env=environment(), capture_output=True, check=True, timeout=60)
 
     assert json.loads(printed.stdout) == ["text", 2, "it's"]

@@ -101,6 +101,26 @@ def doors(cluster: Fleet) -> None:
     report.line("a running execution through another door", text, ms=there * 1e3, ratio=there / here)
 
 
+def forwarding(cluster: Fleet) -> None:
+    """Call a module whose labels one runner has, at that runner and at another one, in turns."""
+    door, *_, owner = cluster.runners
+    owner.stop()
+    owner.options = (*owner.options, "--labels", "bench")
+    owner.start()
+    owner.wait_ready()
+    code = "def handler(input):\n    return input\n"
+    assert owner.client is not None
+    owner.client.post("/modules", json={"name": "labelled", "env": "inline", "code": code, "needs": ["bench"]})
+    wait_for(lambda: door.call("labelled", 1) is not None)
+    took: list[list[float]] = [[], []]
+    for _ in range(200):
+        for at, runner in enumerate((owner, door)):
+            took[at].append(timed(lambda runner=runner: runner.call("labelled", 1)))  # type: ignore[misc]
+    here, there = statistics.median(took[0]), statistics.median(took[1])
+    text = f"{there * 1e3:.2f} ms, {here * 1e3:.2f} ms at the runner that runs it: {there / here:.1f} times"
+    report.line("a call that another runner runs", text, ms=there * 1e3, ratio=there / here)
+
+
 def redelivery(cluster: Fleet) -> None:
     """Measure the time from the kill of a runner to the next attempt elsewhere."""
     until = cluster.folder / "until-killed"
@@ -205,6 +225,7 @@ def main() -> None:
                 report.line("memory of a runner", text, ratio=three / one)
             finally:
                 alone.kill()
+            forwarding(cluster)
             redelivery(cluster)
             capacity(cluster)
             trio.run(lag, servers, cluster, "bench")

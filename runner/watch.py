@@ -58,7 +58,7 @@ def be_watched() -> int | None:
 
     frozen = threading.Event()
     signal.signal(_FREEZE, lambda *_: _freeze(frozen))
-    threading.Thread(target=_follow, args=(watcher, frozen), name="watcher", daemon=True).start()
+    threading.Thread(target=_follow, args=(watcher, frozen, threading.get_ident()), name="watcher", daemon=True).start()
     return watcher
 
 
@@ -68,13 +68,12 @@ def _freeze(frozen: threading.Event) -> NoReturn:
         signal.pause()
 
 
-def _follow(watcher: int, frozen: threading.Event) -> None:
+def _follow(watcher: int, frozen: threading.Event, main_thread: int) -> None:
     """Wait for the end of the watcher; then kill everything below this process, and this process.
 
     The main thread does nothing meanwhile: it would record that the workers crashed.
     """
     import select  # noqa: PLC0415  (not in the watcher)
-    import threading  # noqa: PLC0415
 
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(watcher)
@@ -82,7 +81,7 @@ def _follow(watcher: int, frozen: threading.Event) -> None:
             ended = select.poll()
             ended.register(pidfd, select.POLLIN)
             ended.poll()
-    signal.pthread_kill(threading.main_thread().ident or 0, _FREEZE)
+    signal.pthread_kill(main_thread, _FREEZE)
     frozen.wait(_FREEZE_SECONDS)
     me = os.getpid()
     proc.kill_all(lambda: proc.descendants(me))

@@ -16,8 +16,9 @@ from tests.hostile import CASES, Target, modules
 from tests.probe import Numbers
 from tests.server_process import ROOT, Server, wait_for
 
-LIMIT_SECONDS = 1.0
-"""Wide: other threads of the runner compute too, and on a busy machine their time is not told apart from a hold."""
+LIMIT_SECONDS = 0.25
+LIMITS = {"reload: 2,000 modules": 1.0}
+"""Threads compute for a second here, so that each step of the loop waits for the lock of the interpreter."""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,21 @@ def target(home, numbers):
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_input_holds_the_event_loop(case, target, numbers):
+    """An input that holds it does so each time; what the machine does beside it does not."""
+    limit = LIMITS.get(case, LIMIT_SECONDS)
+    held = hold(case, target, numbers)
+    for _ in range(2):
+        if held >= limit:
+            held = min(held, hold(case, target, numbers))
+    assert held < limit
+
+
+def hold(case, target, numbers):
+    """Return the longest time in seconds for which a case held the loop."""
     numbers.reset()
 
     CASES[case](target)
 
     wait_for(lambda: numbers.read()[2] > 1)  # the answer that was awaited when the case ended counts too
     assert target.execute("hello", b"null")[0] == 200
-    assert numbers.read()[0] < LIMIT_SECONDS
+    return numbers.read()[0]

@@ -167,7 +167,7 @@ class Outbox:
         except StaleError:  # it is in the log already
             pass
         except OversizeError as problem:
-            log.error("an end stays on this runner", execution=ended.id, why=str(problem))  # noqa: TRY400
+            log.warning("an end stays on this runner", execution=ended.id, why=str(problem))
 
     async def _offer(self, row: Execution, *, puts: bool = True) -> None:
         """Offer a state of the history; `puts` its job, too. If the log has a later one, that counts here."""
@@ -178,7 +178,7 @@ class Outbox:
                 "a state is not offered, as the log has one that cannot be read", execution=row.id, why=str(problem)
             )
         except OversizeError as problem:  # those after it go on
-            log.error("a state stays on this runner", execution=row.id, why=str(problem))  # noqa: TRY400
+            log.warning("a state stays on this runner", execution=row.id, why=str(problem))
 
     async def _offer_state(self, row: Execution, *, puts: bool) -> None:
         me, node = self.shared.mail.me, row.node or self.shared.node

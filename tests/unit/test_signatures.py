@@ -247,14 +247,20 @@ HOSTILE = {
 def test_reading_a_signature_takes_a_bounded_time(name):
     source = HOSTILE[name].encode()
     assert len(source) < 128 * 1024
-    began = time.thread_time()
-    ast.parse(source)
-    parsing = time.thread_time() - began
-    began = time.thread_time()
 
-    input_schema(source, "handler")
+    parsing, reading = seconds(ast.parse, source), seconds(input_schema, source, "handler")
 
-    assert time.thread_time() - began < 1 + 20 * parsing
+    assert reading < 1 + 20 * parsing
+
+
+def seconds(function, *given):
+    """Return the processor's time of the fastest of three calls: a collection or a busy machine rarely meets all."""
+    spent = []
+    for _ in range(3):
+        began = time.thread_time()
+        function(*given)
+        spent.append(time.thread_time() - began)
+    return min(spent)
 
 
 # -- the host and the guest ------------------------------------------------------------------------------------------

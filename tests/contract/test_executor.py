@@ -407,14 +407,14 @@ async def test_queue_timeout_says_what_it_waited_for(rig, hold):
 async def test_a_full_waiting_room_answers_at_once(tmp_path):
     async with open_rig(tmp_path / "rig", max_waiting=2) as rig:
         flag = tmp_path / "flag"
-        module = await rig.publish(HOLD, concurrency=1)
+        module = await rig.publish(HOLD, concurrency=1, queue_timeout=600)
         held = Held(rig, module, flag)
         async with trio.open_nursery() as nursery:
             await held.start(nursery)
             nursery.start_soon(held._call)
             nursery.start_soon(held._call)
             await rig.wait_until(lambda: rig.inline.statistics().waiting == 2, "no caller waits")
-            with trio.fail_after(1):
+            with trio.fail_after(PATIENCE):
                 failure = (await rig.call(module, str(flag))).failure
             held.let_go()
 

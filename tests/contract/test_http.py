@@ -28,7 +28,7 @@ from runner.http import (
 from runner.http.asgi import ClientGoneError
 from runner.http.connection import UNREAD_BYTES
 from runner.wire import Budget
-from tests.http_support import NEVER, QUICK, Client, limits, serving
+from tests.http_support import NEVER, PATIENCE, QUICK, Client, limits, serving
 
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -193,11 +193,11 @@ async def test_head_has_the_headers_and_no_body() -> None:
 @pytest.mark.parametrize("how", [b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"])
 async def test_connection_close_is_followed_by_the_end_of_file(behind: str, how: bytes) -> None:
     """Stock hypercorn under quart sent none within 20 s: quart's handler cancels itself before the close."""
-    async with serving(plain(echo) if behind == "plain" else quart_app()) as server:
+    async with serving(plain(echo) if behind == "plain" else quart_app(), linger_seconds=NEVER) as server:
         client = await server.connect()
         body = b'{"name": "you"}'
         await client.send(post(body, "/hello", b"Content-Type: application/json\r\n").replace(b"HTTP/1.1", how))
-        with trio.fail_after(0.9):  # less than the time for the client to close its side
+        with trio.fail_after(PATIENCE):  # the server does not wait for the client to close its side
             answer = await client.rest()
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"you" in answer
@@ -318,14 +318,14 @@ async def test_a_handler_need_not_read_the_body() -> None:
         await uploaded.wait()
         await respond(send, 200, b"fine")
 
-    async with serving(plain(handler)) as server:
+    async with serving(plain(handler), linger_seconds=NEVER) as server:
         client = await server.connect()
         with trio.move_on_after(QUICK):  # until nothing more fits
             await client.send(post(b"x" * 10_000_000))
         uploaded.set()
         status, headers, body = await client.response()
         assert (status, headers[b"connection"], body) == (200, b"close", b"fine")
-        with trio.fail_after(0.9):
+        with trio.fail_after(PATIENCE):
             assert await client.rest() == b""
 
 
@@ -557,7 +557,7 @@ async def test_a_disconnect_cancels_the_handler_at_once(how: str, what: str) -> 
             await client.stream.aclose()
         else:
             await client.stream.send_eof()
-        with trio.fail_after(1):
+        with trio.fail_after(PATIENCE):
             await held.cancelled.wait()
 
 

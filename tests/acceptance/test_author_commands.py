@@ -134,7 +134,7 @@ def test_typed_functions_for_the_modules_of_a_server(run, server):
     program = f"{text}\nprint(invoice(_o.Client(), rows=[dict(name='tea', price=2.5)]))\n"
     called = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging" / "client"), **run.environ},
+        env={**run.environ, "PYTHONPATH": str(ROOT / "packaging" / "client")},
         capture_output=True,
         text=True,
         check=False,

@@ -56,6 +56,11 @@ modules:
     concurrency: 3
     retry: {{attempts: 20, on: [lost]}}
     code: *code
+  - name: paced
+    env: inline
+    rate: 1000/s
+    retry: {{attempts: 20, on: [lost]}}
+    code: *code
 """
 
 

@@ -26,6 +26,8 @@ UNPREPARED: Final = 5
 """Of one that must build it."""
 FAILING: Final = 8
 """Of one where the last start of the module failed a moment ago."""
+UNREADABLE: Final = 9
+"""Of one of an earlier release, which could not read a job a moment ago."""
 
 
 @frozen

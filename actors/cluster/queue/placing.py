@@ -51,7 +51,10 @@ class Placing:
     """The last reason in the log."""
 
     async def place(self, lane: Lane, delivery: Delivery, decided: Callable[[], None]) -> None:
-        """Answer a delivery; what runs here is answered at its end. `decided` is called once, before that."""
+        """Answer a delivery; what runs here is answered at its end. `decided` is called once, before that.
+
+        Raises UnreadableError after the answer to a job that only another release can read.
+        """
         name = delivery.subject.rpartition(".")[2]
         again = name in self._deciding  # it took longer than the ack wait, and the job was delivered again
         self._deciding[name] = delivery
@@ -75,6 +78,7 @@ class Placing:
                 log.warning("a job cannot be read", execution=name, why=str(problem))
             self._told = str(problem)
             await delivery.nak(_UNREADABLE_SECONDS)
+            raise
         except RunnerError as problem:
             log.warning("a job cannot be taken", execution=name, why=str(problem))
             await delivery.nak(_AWAY_SECONDS)

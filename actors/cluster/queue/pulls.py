@@ -11,7 +11,8 @@ import trio
 from attrs import define, field
 
 from actors.cluster.engine import PINNED_SECONDS, AwayError, Consumer, Delivery, Engine, RefusedError
-from actors.cluster.queue.lanes import Lane
+from actors.cluster.letters import UnreadableError
+from actors.cluster.queue.lanes import UNREADABLE, Lane
 from actors.cluster.queue.places import Room, Wish
 from actors.cluster.queue.placing import Placing
 
@@ -20,6 +21,8 @@ _WAKE_SECONDS: Final = 0.01
 """Lanes without places are looked at when one becomes free, but not more often than this."""
 _PAUSE_SECONDS: Final = 1.0
 """Pause after the engine refused, or had not been there."""
+_UNREADABLE_SECONDS: Final = 2.0 * PINNED_SECONDS
+"""For this time after a job that this runner cannot read, a lane is left to others; one of them may be upgraded."""
 
 log = structlog.get_logger("queue")
 
@@ -37,6 +40,8 @@ class Asking:
     """Jobs that are not decided about."""
     last_job: float = field(factory=trio.current_time)
     """Trio time."""
+    left_until: float = -math.inf
+    """Trio time until which the lane is left to others."""
 
 
 @define(eq=False)
@@ -110,8 +115,15 @@ class Pulls:
 
     def _differs(self, asking: Asking) -> bool:
         """Return whether a question should have other terms: no places are left, or another priority."""
-        wish = self.room.wish(asking.lane, arriving=asking.arriving > 0)
+        wish = self._wish(asking)
         return wish.count <= 0 or wish.priority != asking.asked.priority
+
+    def _wish(self, asking: Asking) -> Wish:
+        """Return what to ask of a lane now."""
+        wish = self.room.wish(asking.lane, arriving=asking.arriving > 0)
+        if trio.current_time() >= asking.left_until:
+            return wish
+        return Wish() if asking.lane.pinned else Wish(wish.count, UNREADABLE)
 
     async def _run(self, asking: Asking) -> None:
         with asking.scope:
@@ -127,12 +139,13 @@ class Pulls:
         lane = asking.lane
         async with self.engine.pull(self.consumer(lane)) as puller:
             while True:
-                wish = self.room.wish(lane, arriving=asking.arriving > 0)
+                wish = self._wish(asking)
                 if wish.count <= 0:
                     puller.pause()
                     with trio.move_on_after(PINNED_SECONDS / 3 if lane.pinned else math.inf):
                         await self._look.wait()
-                    await puller.keep()
+                    if trio.current_time() >= asking.left_until:
+                        await puller.keep()
                     continue
                 asking.asked = wish
                 found: Sequence[Delivery] = ()
@@ -151,4 +164,7 @@ class Pulls:
             self.room.arriving -= 1
             asking.arriving -= 1
 
-        await self.placing.place(asking.lane, delivery, decided)
+        try:
+            await self.placing.place(asking.lane, delivery, decided)
+        except UnreadableError:
+            asking.left_until = trio.current_time() + _UNREADABLE_SECONDS

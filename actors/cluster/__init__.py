@@ -6,6 +6,7 @@ Nothing here is imported by a runner without the setting `cluster`.
 from actors.cluster.cluster import Cluster, open_cluster
 from actors.cluster.engine import Engine, EngineError, open_engine
 from actors.cluster.letters import Author, Letter, UnreadableError
+from actors.cluster.queue import lane_of, offered
 from actors.node import NODE_FILE, find_node, node_name
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Letter",
     "UnreadableError",
     "find_node",
+    "lane_of",
     "node_name",
+    "offered",
     "open_cluster",
     "open_engine",
 ]

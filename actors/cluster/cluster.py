@@ -19,7 +19,7 @@ from actors.cluster.feed import Feeds, SharedClaims, SharedInstants
 from actors.cluster.files import Parts, SharedCollecting, SharedFiles, part_finder
 from actors.cluster.letters import Author
 from actors.cluster.nodes import RENEW_SECONDS, TTL_SECONDS, Facts, Neighbours, Nodes
-from actors.cluster.queue import Around, JobQueue
+from actors.cluster.queue import Around, JobQueue, offered
 from actors.cluster.record import POSITIONS_FILE, Mail, Outbox, Positions, Projection, SharedLog
 from actors.executions import Live, Runs
 from actors.files import Files
@@ -95,7 +95,7 @@ class Cluster:
         shared, history = self.shared, self._history
         parts = self.engine, self.me, self.settings, runs, registry, history
         nodes = Nodes(*parts, self._adopt, shared.finish, facts)
-        alive = Alive(self.engine, nodes.neighbours, self.settings.cluster.labels)
+        alive = Alive(self.engine, nodes.neighbours)
         queue = self._queue(runs, nodes, alive)
         nodes.everywhere.queued = queue.waiting
         runs.claims = SharedClaims(self.engine, self.me, runs, alive.alive)
@@ -192,8 +192,6 @@ class Alive:
 
     engine: Engine
     neighbours: Neighbours
-    own: tuple[str, ...]
-    """The labels of this runner."""
     _since: float = field(factory=trio.current_time, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -212,9 +210,9 @@ class Alive:
         """Return the names of the runners that are there."""
         return [each.node for each in self.neighbours.all(trio.current_time())]
 
-    def labels(self) -> Iterable[Collection[str]]:
-        """Return the labels of each runner."""
-        return (self.own, *(each.labels for each in self.neighbours.all(trio.current_time())))
+    def offers(self) -> Iterable[Collection[str]]:
+        """Return the labels and kinds of environment of each runner, of this one once it has told them."""
+        return (offered(each.labels, each.kinds) for each in self.neighbours.all(trio.current_time()))
 
     def modules(self) -> Iterable[str | None]:
         """Return the digest of the modules file of each runner."""

@@ -111,15 +111,15 @@ class Neighbourhood:
     """The runners that are there."""
 
     boots: set[str] = field(factory=set)
-    all_labels: list[tuple[str, ...]] = field(factory=list)
+    queues: list[JobQueue] = field(factory=list)
     files: list[str] = field(factory=lambda: ["a"])
     """The digests of their modules files."""
 
     def alive(self):
         return frozenset(self.boots)
 
-    def labels(self):
-        return self.all_labels
+    def offers(self):
+        return [queue.room.offers() for queue in self.queues]
 
     def nodes(self):
         return ["one"]
@@ -182,7 +182,7 @@ async def open_side(
         side = Side(service, engine, queue, log, me, mirrors)
         runs.on_enter.append(lambda live: side.begun.append(live.execution.id))
         around.boots.add(me.boot)
-        around.all_labels.append(labels)
+        around.queues.append(queue)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side.project)
             await nursery.start(queue.run)
@@ -192,7 +192,7 @@ async def open_side(
                 with trio.CancelScope(shield=True):
                     await service_drained(service)
                 around.boots.discard(me.boot)
-                around.all_labels.remove(labels)
+                around.queues.remove(queue)
                 nursery.cancel_scope.cancel()
 
 

@@ -9,11 +9,13 @@ import trio
 from msgspec.structs import replace
 
 from actors.cluster.letters import Author, Letter, pack
+from actors.cluster.queue import lane_of
 from actors.history import Query
 from actors.turns import Terms
-from config.modules import GroupPolicy, ToolPolicy
+from config.modules import GroupPolicy, ModuleSpec, ToolPolicy
+from environments.base import Availability
 from protocol.errors import ErrorKind, RunnerError
-from protocol.model import Approval, Status
+from protocol.model import Approval, Kind, Status
 from tests.cluster.sides import Neighbourhood, open_side
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, inline, wait_until
 
@@ -138,6 +140,40 @@ async def test_needs_are_met_by_labels(tmp_path, nats):
             assert (await ended(one, name)).node == "other"
 
 
+async def test_a_runner_without_a_kind_of_environment_leaves_its_modules_to_others(tmp_path, nats):
+    boxed = ModuleSpec(name="boxed", env=Kind.VENV, code="def handler(input): return input", timeout=20.0)
+    async with two(tmp_path, nats, [boxed]) as (one, other):
+        found = {side: side.runs.attempts.executors[Kind.VENV]._starter.probing for side in (one, other)}
+        known = {side: probing.found for side, probing in found.items()}
+        for probing in found.values():
+            probing.found = Availability(available=False, reason="there is no interpreter")
+        waits = await submitted(one, "boxed")
+        waiting = await one.queue.waiting(await one.service.history.get(waits))
+        found[other].found = known[other]
+        names = [waits, *[await submitted(one, "boxed") for _ in range(3)]]
+
+        assert waiting.reason == "no runner has all that the module needs: env: venv"
+        assert {(await ended(one, name)).node for name in names} == {"other"}
+        assert not one.begun
+
+
+async def test_a_runner_that_lacks_a_module_leaves_its_jobs_to_others(tmp_path, nats):
+    """The module is in the same lane as one for which that runner has a worker, so it is the first to get the jobs."""
+    rare = next(
+        each
+        for each in (inline(f"rare{number}", "def handler(input): return input") for number in range(1000))
+        if lane_of(each) == lane_of(PID)
+    )
+    async with two(tmp_path, nats, [PID, rare]) as (one, other):
+        await one.runs.registry.publish([PID])
+        await one.service.execute(ANYBODY, "pid", b"null")
+        names = [await submitted(other, rare.name) for _ in range(8)]
+
+        assert {(await ended(other, name)).node for name in names} == {"other"}
+        asking = one.queue._pulls._asking[lane_of(PID).name]
+        assert asking.left_until > trio.current_time(), "else the jobs come back here as long as there is a worker"
+
+
 async def test_what_no_runner_may_run_waits_with_its_reason(tmp_path, nats):
     needy = inline("needy", "def handler(input): return input", needs=("gpu",), concurrency=1)
     async with two(tmp_path, nats, [needy]) as (one, _):
@@ -146,7 +182,7 @@ async def test_what_no_runner_may_run_waits_with_its_reason(tmp_path, nats):
         with pytest.raises(RunnerError) as caught:
             await one.service.execute(ANYBODY, "needy", b"null")
 
-        assert waiting.reason == "no runner has the labels that the module `needs`: gpu"
+        assert waiting.reason == "no runner has all that the module needs: gpu"
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
         assert caught.value.failure.field == "needs"
 

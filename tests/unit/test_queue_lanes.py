@@ -8,20 +8,20 @@ from types import SimpleNamespace
 import pytest
 from attrs import evolve
 
-from actors.cluster.queue.lanes import GENERAL, Lane, lane_of, limits_concurrency, priority_of, unlabelled
+from actors.cluster.queue.lanes import GENERAL, Lane, lane_of, limits_concurrency, offered, priority_of, unmet
 from actors.workers.pool import Pool, openings
 from config.modules import GroupPolicy, ModuleSpec
 from protocol.model import Kind
 
 
-def spec(name="m", **fields):
-    return ModuleSpec(name=name, env=Kind.INLINE, code=textwrap.dedent("def handler(input): ..."), **fields)
+def spec(name="m", env=Kind.INLINE, **fields):
+    return ModuleSpec(name=name, env=env, code=textwrap.dedent("def handler(input): ..."), **fields)
 
 
 def test_modules_without_limits_share_the_general_lanes():
     lanes = {lane_of(spec(f"m{number}")).name for number in range(1000)}
 
-    assert lanes == {f"g{number:02d}" for number in range(GENERAL)}
+    assert lanes == {f"g{number:02d}inline" for number in range(GENERAL)}
     assert lane_of(spec("m", version="2")) == lane_of(spec("m")), "all versions of a module are in one"
     assert not lane_of(spec()).shared
 
@@ -55,11 +55,22 @@ def test_equal_needs_have_one_lane():
     assert one.fits(("zone=eu", "gpu"))
     assert not one.fits(("gpu", "zone=us"))
     assert lane_of(spec(concurrency=1, needs=("gpu",))).needs == ("gpu",)
-    assert "gpu, zone=eu" in unlabelled(one.needs)
+    assert "gpu, zone=eu" in unmet(one.needs)
+
+
+@pytest.mark.parametrize("fields", [{}, {"needs": ("gpu",)}, {"rate": "1/s"}, {"concurrency": 1}])
+def test_a_kind_of_environment_is_needed_like_a_label(fields):
+    lane = lane_of(spec(**fields, env=Kind.DOCKER))
+
+    assert lane.name != lane_of(spec(**fields)).name or fields in ({"rate": "1/s"}, {"concurrency": 1})
+    assert lane.fits(offered(("gpu",), ("inline", "docker")))
+    assert not lane.fits(offered(("gpu",), ("inline", "venv")))
+    assert not lane.fits(offered(("gpu", "docker"), ("inline",))), "a label of this name is another thing"
+    assert "env: docker" in unmet(lane.needs)
 
 
 def test_names_of_lanes_are_parts_of_subjects():
-    for fields in ({}, {"needs": ("a/b=c.d",)}, {"rate": "1/s"}, {"concurrency": 1}):
+    for fields in ({}, {"env": Kind.CONDA}, {"needs": ("a/b=c.d",)}, {"rate": "1/s"}, {"concurrency": 1}):
         assert lane_of(spec("m.x_-1", **fields)).name.isalnum()
 
 

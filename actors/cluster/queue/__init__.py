@@ -4,7 +4,7 @@
 """
 
 from actors.cluster.queue.jobqueue import JobQueue
-from actors.cluster.queue.lanes import GENERAL, Lane, lane_of
+from actors.cluster.queue.lanes import GENERAL, Lane, lane_of, offered
 from actors.cluster.queue.needed import Around, Presence, Record
 
-__all__ = ["GENERAL", "Around", "JobQueue", "Lane", "Presence", "Record", "lane_of"]
+__all__ = ["GENERAL", "Around", "JobQueue", "Lane", "Presence", "Record", "lane_of", "offered"]

@@ -1,7 +1,7 @@
 """Takes jobs off the queue that no runner would pull: their executions have ended, or their modules are gone.
 
-A job is pulled by runners that have its module and the labels that it needs. If there are none, as after the removal of
-a module, an execution that is cancelled, or whose module no runner has, would leave its job behind.
+A job is pulled by runners that have its module and what that needs. If there are none, as after the removal of a
+module, an execution that is cancelled, or whose module no runner has, would leave its job behind.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from actors.cluster.engine import AwayError, Engine, RefusedError, StaleError
 from actors.cluster.queue.clearing import Clearing
 from actors.cluster.queue.held import Job, Jobs
-from actors.cluster.queue.lanes import Lane, lane_of, unlabelled
+from actors.cluster.queue.lanes import Lane, lane_of, unmet
 from actors.cluster.queue.needed import Around
 from actors.cluster.queue.numbers import Numbers
 from actors.cluster.queue.places import Room
@@ -126,7 +126,7 @@ class JobQueue:
     def _has_no_place(self, job: Job) -> bool:
         """Return whether an execution waits for a place here; not for a person, a build, or a start."""
         live = job.live
-        lane = self.room.lane(job.module)
+        lane = self.room.lane(live.execution)
         if lane.pinned:
             return False
         if self.runs.dispatcher.ahead(live) is not None:
@@ -151,12 +151,11 @@ class JobQueue:
     def takes_calls(self, module: Published) -> bool:
         """Return whether calls of a module have their turns here too: its limits are those of all runners.
 
-        Raises RunnerError `unavailable` when no runner has the labels that it needs. Other calls with needs are
-        forwarded.
+        Raises RunnerError `unavailable` when no runner has what it needs. Other calls with needs are forwarded.
         """
         lane = lane_of(module.spec)
         if lane.shared and not self._has_runner(lane):
-            raise error(ErrorKind.UNAVAILABLE, unlabelled(lane.needs), field="needs", retry_after=_RETRY_SECONDS)
+            raise error(ErrorKind.UNAVAILABLE, unmet(lane.needs), field="needs", retry_after=_RETRY_SECONDS)
         return lane.shared
 
     async def put(self, module: Published, execution: Execution) -> Live:
@@ -192,7 +191,7 @@ class JobQueue:
 
     async def offer(self, execution: Execution) -> bool:
         """Put the job of an execution, unless it is there; return whether the engine answered."""
-        lane = self.room.lane(execution.module.name)
+        lane = self.room.lane(execution)
         try:
             await self.engine.publish(self.engine.names.job(lane.name, execution.id), b"", expect=0)
         except StaleError:
@@ -221,9 +220,9 @@ class JobQueue:
 
     async def waiting(self, execution: Execution) -> Waiting | None:
         """Return why an execution waits that no runner has taken, as far as the engine tells; None when it does not."""
-        lane = self.room.lane(execution.module.name)
+        lane = self.room.lane(execution)
         if not self._has_runner(lane):
-            return Waiting(unlabelled(lane.needs), execution.created_at)
+            return Waiting(unmet(lane.needs), execution.created_at)
         found = await self._numbers.of(lane, execution.id)
         if found is None:
             return None
@@ -234,4 +233,4 @@ class JobQueue:
         return Waiting(reason + more, execution.created_at)
 
     def _has_runner(self, lane: Lane) -> bool:
-        return lane.fits(self.labels) or any(lane.fits(labels) for labels in self.around.presence.labels())
+        return any(lane.fits(offers) for offers in (self.room.offers(), *self.around.presence.offers()))

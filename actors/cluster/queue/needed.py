@@ -45,8 +45,8 @@ class Presence(Protocol):
     def alive(self) -> Collection[str] | None:
         """Return the boots of all runners; None when they are not known yet."""
 
-    def labels(self) -> Iterable[Collection[str]]:
-        """Return the labels of each runner, this one included."""
+    def offers(self) -> Iterable[Collection[str]]:
+        """Return the labels and kinds of environment of each runner, except perhaps this one."""
 
     def nodes(self) -> Collection[str]:
         """Return the names of the runners that are there, this one included."""

@@ -8,11 +8,11 @@ from typing import Final
 from attrs import define, field, frozen
 
 from actors.cluster.queue.held import Jobs
-from actors.cluster.queue.lanes import FAILING, Lane, general, lane_of, priority_of
+from actors.cluster.queue.lanes import FAILING, Lane, general, lane_of, offered, priority_of
 from actors.executions import Runs
 from actors.registry import Published, RegistrySnapshot
 from actors.workers import Openings
-from protocol.model import Isolation
+from protocol.model import Execution, Isolation
 
 WINDOW: Final = 64
 """Jobs of a pinned module that wait on the runner that has it, so that priorities and groups have a choice."""
@@ -38,6 +38,7 @@ class Room:
     arriving: int = field(default=0, init=False)
     """Jobs that were delivered and are not decided about."""
     _snapshot: RegistrySnapshot | None = field(default=None, init=False)
+    _offers: Collection[str] = field(default=(), init=False)
     _modules: Mapping[str, tuple[Published, ...]] = field(factory=dict, init=False)
     _lanes: Mapping[str, Lane] = field(factory=dict, init=False)
 
@@ -46,10 +47,20 @@ class Room:
         self._follow()
         return self._lanes
 
-    def lane(self, module: str) -> Lane:
-        """Return the lane of a module, as its active version has it."""
-        found = self.runs.registry.snapshot.modules.get(module)
-        return general(module) if found is None else lane_of(found.spec)
+    def lane(self, execution: Execution) -> Lane:
+        """Return the lane of the module of an execution, as its active version has it."""
+        name = execution.module.name
+        found = self.runs.registry.snapshot.modules.get(name)
+        return general(name, execution.env) if found is None else lane_of(found.spec)
+
+    def offers(self) -> Collection[str]:
+        """Return the labels of this runner, and the kinds of environment that it can use now."""
+        executors = self.runs.attempts.executors
+        return offered(self.labels, (kind for kind, each in executors.items() if each.availability.available))
+
+    def fits(self, module: Published) -> bool:
+        """Return whether this runner has what a module needs."""
+        return lane_of(module.spec).fits(self.offers())
 
     def wish(self, lane: Lane, *, arriving: bool) -> Wish:
         """Return how many jobs of a lane could have places now; `arriving`: for others there will be a worker soon.
@@ -91,14 +102,15 @@ class Room:
         return min(_MOST, module.spec.concurrency - held - self.arriving, openings.calls - self.arriving)
 
     def _follow(self) -> None:
-        snapshot = self.runs.registry.snapshot
-        if snapshot is self._snapshot:
+        snapshot, offers = self.runs.registry.snapshot, self.offers()
+        if snapshot is self._snapshot and offers == self._offers:
             return
         modules: dict[str, tuple[Published, ...]] = {}
         lanes: dict[str, Lane] = {}
         for module in snapshot.modules.values():  # the limits of active versions are those that count
             lane = lane_of(module.spec)
-            if lane.fits(self.labels):
+            if lane.fits(offers):
                 lanes[lane.name] = lane
                 modules[lane.name] = (*modules.get(lane.name, ()), module)
-        self._snapshot, self._modules, self._lanes = snapshot, modules, lanes
+        self._snapshot, self._offers = snapshot, offers
+        self._modules, self._lanes = modules, lanes

@@ -26,15 +26,17 @@ SPARE: Final = 4
 """Jobs above the free places that a runner keeps for a moment, as several lanes may deliver at a time."""
 _AWAY_SECONDS: Final = 1.0
 _STRANGE_SECONDS: Final = 10.0
-"""Pause before a job is delivered again whose module this runner does not have."""
-_UNREADABLE_SECONDS: Final = 1.0
-"""The same for one that it cannot read: that of a later release may be the next to ask."""
+"""Longest pause before a job is delivered again that this runner cannot run; another one may be the next to ask."""
 _FULL_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 2.0
 _TRIES: Final = 3
 """Decisions about one delivery, when other runners decide at the same time."""
 
 log = structlog.get_logger("queue")
+
+
+class _UnfitError(Exception):
+    """This runner lacks what a job needs, and another may have it."""
 
 
 @define(eq=False)
@@ -50,17 +52,17 @@ class Placing:
     _told: str = field(default="", init=False)
     """The last reason in the log."""
 
-    async def place(self, lane: Lane, delivery: Delivery, decided: Callable[[], None]) -> None:
+    async def place(self, lane: Lane, delivery: Delivery, decided: Callable[[], None]) -> bool:
         """Answer a delivery; what runs here is answered at its end. `decided` is called once, before that.
 
-        Raises UnreadableError after the answer to a job that only another release can read.
+        Return False for a job that this runner cannot run, and another one may.
         """
         name = delivery.subject.rpartition(".")[2]
         again = name in self._deciding  # it took longer than the ack wait, and the job was delivered again
         self._deciding[name] = delivery
         if again:
             decided()
-            return
+            return True
         try:
             live = None
             try:
@@ -77,11 +79,15 @@ class Placing:
             if str(problem) != self._told:  # else there may be many
                 log.warning("a job cannot be read", execution=name, why=str(problem))
             self._told = str(problem)
-            await delivery.nak(_UNREADABLE_SECONDS)
-            raise
+            await delivery.nak(_unfit_seconds(delivery))
+            return False
+        except _UnfitError:
+            await delivery.nak(_unfit_seconds(delivery))
+            return False
         except RunnerError as problem:
             log.warning("a job cannot be taken", execution=name, why=str(problem))
             await delivery.nak(_AWAY_SECONDS)
+        return True
 
     async def _place(self, name: str, lane: Lane, delivery: Delivery) -> Live | None:
         """Answer a delivery, or return the execution that runs here now."""
@@ -130,11 +136,13 @@ class Placing:
     async def _run(
         self, lane: Lane, state: State, module: Published | None, decision: Run, delivery: Delivery
     ) -> Live | None:
-        """Take a place for an execution, or give its job back."""
+        """Take a place for an execution, or give its job back. Raises _UnfitError."""
         execution = state.letter.execution
         if module is None:
             await self._without_module(execution, state, delivery)
             return None
+        if not self.room.fits(module):
+            raise _UnfitError
         self.room.arriving -= 1  # this one
         full = not self.room.free(lane, module)
         self.room.arriving += 1
@@ -156,10 +164,16 @@ class Placing:
         return None
 
     async def _without_module(self, execution: Execution, state: State, delivery: Delivery) -> None:
-        """End an execution that this runner has accepted and whose module is gone; others may have the module."""
+        """End an execution that this runner has accepted and whose module is gone; others may have the module.
+
+        Raises _UnfitError for one that another runner has accepted.
+        """
         if state.letter.author.node != self.around.me.node:
-            await delivery.nak(_STRANGE_SECONDS)
-            return
+            raise _UnfitError
         await self.around.record.take(state, execution)
         await end_without_module(self.runs.attempts.records, execution)
         await delivery.ack()
+
+
+def _unfit_seconds(delivery: Delivery) -> float:
+    return min(_STRANGE_SECONDS, float(delivery.delivered))

@@ -11,8 +11,7 @@ import trio
 from attrs import define, field
 
 from actors.cluster.engine import PINNED_SECONDS, AwayError, Consumer, Delivery, Engine, RefusedError
-from actors.cluster.letters import UnreadableError
-from actors.cluster.queue.lanes import UNREADABLE, Lane
+from actors.cluster.queue.lanes import UNFIT, Lane
 from actors.cluster.queue.places import Room, Wish
 from actors.cluster.queue.placing import Placing
 
@@ -21,8 +20,8 @@ _WAKE_SECONDS: Final = 0.01
 """Lanes without places are looked at when one becomes free, but not more often than this."""
 _PAUSE_SECONDS: Final = 1.0
 """Pause after the engine refused, or had not been there."""
-_UNREADABLE_SECONDS: Final = 2.0 * PINNED_SECONDS
-"""For this time after a job that this runner cannot read, a lane is left to others; one of them may be upgraded."""
+_UNFIT_SECONDS: Final = 2.0 * PINNED_SECONDS
+"""For this time after a job that this runner cannot run, and another may, a lane is left to the others."""
 
 log = structlog.get_logger("queue")
 
@@ -64,7 +63,7 @@ class Pulls:
 
     def ask_too(self, lane: Lane) -> None:
         """Ask a lane that has jobs and no module here, until it has brought none for a while."""
-        if lane.name not in self.room.lanes() and lane.fits(self.room.labels):
+        if lane.name not in self.room.lanes() and lane.fits(self.room.offers()):
             self._extra[lane.name] = lane
 
     def follow(self, nursery: trio.Nursery) -> None:
@@ -123,7 +122,7 @@ class Pulls:
         wish = self.room.wish(asking.lane, arriving=asking.arriving > 0)
         if trio.current_time() >= asking.left_until:
             return wish
-        return Wish() if asking.lane.pinned else Wish(wish.count, UNREADABLE)
+        return Wish() if asking.lane.pinned else Wish(wish.count, UNFIT)
 
     async def _run(self, asking: Asking) -> None:
         with asking.scope:
@@ -164,7 +163,5 @@ class Pulls:
             self.room.arriving -= 1
             asking.arriving -= 1
 
-        try:
-            await self.placing.place(asking.lane, delivery, decided)
-        except UnreadableError:
-            asking.left_until = trio.current_time() + _UNREADABLE_SECONDS
+        if not await self.placing.place(asking.lane, delivery, decided):
+            asking.left_until = trio.current_time() + _UNFIT_SECONDS

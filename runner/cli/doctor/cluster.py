@@ -12,7 +12,7 @@ import trio
 from attrs import frozen
 
 from actors.registry import specs_digest
-from config.cluster import CLUSTER_EXTRA, missing_labels
+from config.cluster import CLUSTER_EXTRA
 from config.load import Loaded
 from config.settings import ClusterSettings
 from protocol.errors import RunnerError
@@ -269,6 +269,8 @@ async def _runners(loaded: Loaded, engine: Engine) -> list[Finding]:
 
 def _compared(loaded: Loaded, runners: Sequence[Presence], own: str | None) -> Iterator[Finding]:
     """Compare the runners that are there with each other, and with the file of this one."""
+    from actors.cluster import lane_of, offered
+
     if not runners:
         yield Finding(TOPIC, "runners", State.NOTE, "no runner is there", "fine before the first start")
         return
@@ -293,9 +295,10 @@ def _compared(loaded: Loaded, runners: Sequence[Presence], own: str | None) -> I
     elif digests:
         yield Finding(TOPIC, "modules.yaml", State.OK, "the same on all runners")
     for spec in loaded.modules.modules:
-        if all(missing_labels(spec.needs, each.labels) for each in runners):
-            text = f"needs {', '.join(spec.needs)}, which no runner has together"
-            remedy = "start a runner with these `labels`, or change `needs`"
+        lane = lane_of(spec)
+        if not any(lane.fits(offered(each.labels, each.kinds)) for each in runners):
+            text = f"needs {', '.join(lane.needs)}, which no runner has together"
+            remedy = "start a runner with these `labels`, or change `needs`; `doctor` there tells what a kind lacks"
             yield Finding(TOPIC, f"module {spec.name}", State.NOTE, text, remedy)
 
 

@@ -122,7 +122,7 @@ class Neighbourhood:
         return [queue.room.offers() for queue in self.queues]
 
     def nodes(self):
-        return ["one"]
+        return ["one", "other"][: len(self.boots)]
 
     def modules(self):
         return self.files

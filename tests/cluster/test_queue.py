@@ -159,19 +159,47 @@ async def test_a_runner_without_a_kind_of_environment_leaves_its_modules_to_othe
 
 async def test_a_runner_that_lacks_a_module_leaves_its_jobs_to_others(tmp_path, nats):
     """The module is in the same lane as one for which that runner has a worker, so it is the first to get the jobs."""
-    rare = next(
-        each
-        for each in (inline(f"rare{number}", "def handler(input): return input") for number in range(1000))
-        if lane_of(each) == lane_of(PID)
-    )
+    rare = beside_pid("def handler(input): return input")
     async with two(tmp_path, nats, [PID, rare]) as (one, other):
         await one.runs.registry.publish([PID])
         await one.service.execute(ANYBODY, "pid", b"null")
         names = [await submitted(other, rare.name) for _ in range(8)]
 
         assert {(await ended(other, name)).node for name in names} == {"other"}
-        asking = one.queue._pulls._asking[lane_of(PID).name]
-        assert asking.left_until > trio.current_time(), "else the jobs come back here as long as there is a worker"
+        assert left(one), "else the jobs come back here as long as there is a worker"
+
+
+async def test_a_runner_where_a_module_does_not_start_leaves_its_jobs_to_others(tmp_path, nats):
+    """As above, it has a worker for another module of the lane."""
+    rare = beside_pid("import os\nassert '/one/' not in __file__\ndef handler(input): return input")
+    async with two(tmp_path, nats, [PID, rare]) as (one, _):
+        failed = await one.service.execute(ANYBODY, rare.name, b"null")
+        await one.service.execute(ANYBODY, "pid", b"null")
+        names = [await submitted(one, rare.name) for _ in range(8)]
+        found = [await ended(one, name) for name in names]
+
+        assert failed.failure.kind is ErrorKind.LOAD_FAILED
+        assert {each.node for each in found} == {"other"}
+        assert left(one)
+
+
+async def test_a_module_that_starts_nowhere_fails_soon(tmp_path, nats):
+    broken = inline("broken", "import nothing_of_this_name")
+    async with two(tmp_path, nats, [broken]) as (one, _):
+        names = [await submitted(one, "broken") for _ in range(8)]
+
+        assert {(await ended(one, name)).failure.kind for name in names} == {ErrorKind.LOAD_FAILED}
+
+
+def beside_pid(code):
+    """Return a module that is in the same lane as `PID`."""
+    made = (inline(f"rare{number}", code) for number in range(1000))
+    return next(each for each in made if lane_of(each) == lane_of(PID))
+
+
+def left(side):
+    """Return whether a runner has left the lane of `PID` to others."""
+    return side.queue._pulls._asking[lane_of(PID).name].left_until > trio.current_time()
 
 
 async def test_what_no_runner_may_run_waits_with_its_reason(tmp_path, nats):

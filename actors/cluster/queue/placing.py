@@ -146,7 +146,10 @@ class Placing:
         self.room.arriving -= 1  # this one
         full = not self.room.free(lane, module)
         self.room.arriving += 1
-        if full and (len(self.jobs.waiting()) >= SPARE or self.room.openings(module).failing):
+        failing = self.room.openings(module).failing
+        if failing and not lane.pinned and delivery.delivered < len(self.around.presence.nodes()):
+            raise _UnfitError  # it may start elsewhere; a runner that fails all at once would get most jobs
+        if full and (len(self.jobs.waiting()) >= SPARE or failing):
             await delivery.nak(min(_LONGEST_SECONDS, _FULL_SECONDS * delivery.delivered))
             return None
         delivery.in_progress()

@@ -9,12 +9,13 @@ from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
 from actors.history.history import History, summary_of
 from actors.history.pending import LARGE_BYTES, Room, Stage, stage_of
-from actors.history.queries import MAX_LINKED, Page, Query
+from actors.history.queries import AT_WORK, MAX_LINKED, Page, Query
 from actors.history.shared import Ended, ended_after, is_elsewhere, join, last_ended, open_ones, origins, own, stages
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
 
 __all__ = [
+    "AT_WORK",
     "LARGE_BYTES",
     "LOST",
     "MAX_LINKED",

@@ -65,6 +65,10 @@ _LEADS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 
+AT_WORK: Final = (Status.QUEUED, Status.RUNNING, Status.QUEUED)
+"""The statuses of the lists with all executions that wait or run; some begin, or go back, from one list to the next."""
+
+
 @frozen
 class Query:
     """The filters of a list, newest first; None is no filter.

@@ -17,6 +17,7 @@ from actors.cluster.feed.claims import FOUND_SECONDS
 from actors.cluster.feed.instants import UNSETTLED_SECONDS
 from actors.cluster.letters import Author, Letter, pack, unpack
 from actors.executions import Delivery, Idempotency
+from actors.history import Page
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, ModuleRef, Status
@@ -203,6 +204,20 @@ async def test_a_delivery_that_was_refused_is_run_again(both):
     for claims in (b, a):
         keyed = Idempotency(executions, 60, lambda _: None, claims)
         assert (await keyed.first(execution() if claims is a else second, begin, delivery)).id == second.id
+
+
+@pytest.mark.parametrize(("first", "then"), [(Status.QUEUED, Status.RUNNING), (Status.RUNNING, Status.QUEUED)])
+async def test_an_execution_that_begins_or_goes_back_meanwhile_is_found(first, then):
+    given, statuses = execution(), iter([first, then, then])
+
+    class Moving(Executions):
+        async def list(self, query):
+            return Page((given,) if query.status is next(statuses) else ())
+
+        async def reach(self, name):
+            return name
+
+    assert await SharedInstants(None, Author("a", "a", "1.0"), Moving()).running("daily") == [given.id]
 
 
 async def test_an_instant_belongs_to_one_runner_until_it_is_gone(nats):

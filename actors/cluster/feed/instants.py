@@ -13,9 +13,8 @@ from actors.cluster.feed.news import ClaimNews, pack, token, unpack
 from actors.cluster.feed.reached import Reached
 from actors.cluster.letters import Author, UnreadableError
 from actors.executions import Live
-from actors.history import Query
+from actors.history import AT_WORK, Query
 from protocol.errors import ErrorKind, error
-from protocol.model import Status
 
 UNSETTLED_SECONDS: Final = 15.0
 """After this time without a state of its schedule, an instant is settled by another runner."""
@@ -75,11 +74,9 @@ class SharedInstants:
 
     async def running(self, schedule: str) -> Sequence[Live]:
         """Return the executions of a schedule, of any runner, that have not ended. Raises RunnerError."""
-        found = list[Live]()
-        for status in (Status.RUNNING, Status.QUEUED):
+        names = dict[str, None]()
+        for status in AT_WORK:
             page = await self.runs.history.list(Query(schedule=schedule, status=status, limit=_MOST_RUNNING))
-            for each in page.items:
-                live = await self.runs.owners.reach(each.id)
-                if live is not None:
-                    found.append(live)
-        return found
+            names.update((each.id, None) for each in page.items)
+        found = [await self.runs.owners.reach(name) for name in names]
+        return [live for live in found if live is not None]

@@ -36,7 +36,7 @@ from actors.cluster.nodes.wording import (
 )
 from actors.events import EventLog
 from actors.executions import Here, Live, Runs, served
-from actors.history import History, Query
+from actors.history import AT_WORK, History, Query
 from actors.registry import Published, Registry
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind, Failure, RunnerError, error
@@ -276,12 +276,11 @@ class Everywhere:
 
     async def at_work(self, name: str, version: str | None = None) -> Sequence[Live]:
         """Return the executions of a module, or of one version of it, that have not ended."""
-        found: list[Live] = list(self.runs.live_executions(name, version))
-        known = {live.execution.id for live in found}
-        for status in (Status.RUNNING, Status.QUEUED):
+        found: dict[str, Live] = {live.execution.id: live for live in self.runs.live_executions(name, version)}
+        for status in AT_WORK:
             page = await self.history.list(Query(module=name, version=version, status=status, limit=_MOST))
-            found += [self.mirror(each) for each in page.items if each.id not in known]
-        return found
+            found.update((each.id, self.mirror(each)) for each in page.items if each.id not in found)
+        return list(found.values())
 
     async def others(self, status: Status, modules: tuple[str, ...], most: int, /) -> Sequence[Execution]:
         """Return executions that this runner does not have, at most so many, without payloads.

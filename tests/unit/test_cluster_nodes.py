@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from actors.cluster.nodes import wording
-from actors.cluster.nodes.presence import TTL_SECONDS, Neighbours, decode, encode
+from actors.cluster.nodes.presence import ECHO_SECONDS, RENEW_SECONDS, TTL_SECONDS, Neighbours, decode, encode
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Kind
 from protocol.nodes import Load, Presence
@@ -49,6 +49,26 @@ def test_without_a_connection_nobody_is_known_to_be_gone(neighbours):
     neighbours.back(500.0)
     assert neighbours.boots(501.0) == {"a1", "me1"}
     assert names(neighbours, 500.0 + TTL_SECONDS) == []
+
+
+def test_while_the_engine_tells_nothing_nobody_is_known_to_be_gone(neighbours):
+    """As during an election: the own presence does not come back either."""
+    for at in (0.0, 3.0):
+        neighbours.hear(present("a"), at)
+        neighbours.echo(at)
+    neighbours.hear(present("me"), 12.0)
+    assert neighbours.boots(3.0 + ECHO_SECONDS) == {"a1", "me1"}
+    assert names(neighbours, 60.0) == ["a", "me"]
+    assert neighbours.boots(60.0) is None
+
+    neighbours.echo(60.0)
+    rest = TTL_SECONDS - ECHO_SECONDS
+    assert rest > RENEW_SECONDS, "the others have time to renew theirs"
+    for at in (62.0, 64.0):
+        neighbours.hear(present("me"), at)
+        neighbours.echo(at)
+    assert neighbours.boots(60.0 + rest - 0.1) == {"a1", "me1"}
+    assert neighbours.boots(60.0 + rest) == {"me1"}
 
 
 def test_a_restart_is_another_boot_and_a_second_runner_of_the_name_is_noticed(neighbours):

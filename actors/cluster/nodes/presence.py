@@ -15,7 +15,8 @@ from protocol.nodes import Presence
 TTL_SECONDS: Final = 10.0
 """A runner that has not renewed its presence for this long is gone."""
 RENEW_SECONDS: Final = 3.0
-
+ECHO_SECONDS: Final = RENEW_SECONDS + 1.0
+"""A runner that hears its own presence not for this long may not hear the others either."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Presence)
@@ -47,7 +48,8 @@ class _Known:
 class Neighbours:
     """The runners that are there. `now` is any clock that never goes back, in seconds.
 
-    Without a connection no runner is known to be gone: time stands still meanwhile.
+    Without a connection no runner is known to be gone: time stands still meanwhile. So it does while the engine does
+    not tell this runner its own presence, as during an election, when it does not tell those of others.
     """
 
     node: str
@@ -57,6 +59,8 @@ class Neighbours:
     """The boot of another runner with the same name."""
     _known: dict[str, _Known] = field(factory=dict, init=False)
     _away_since: float | None = field(default=None, init=False)
+    _echoed: float | None = field(default=None, init=False)
+    """When the engine last told this runner its own presence."""
 
     def hear(self, presence: Presence, now: float) -> None:
         """Note what a runner tells about itself."""
@@ -70,6 +74,13 @@ class Neighbours:
             self._known.pop(presence.node, None)
         else:
             self._known[presence.node] = _Known(presence, now + TTL_SECONDS)
+
+    def echo(self, now: float) -> None:
+        """Note that the engine told this runner its own presence."""
+        if self._echoed is not None and (stood := now - self._echoed - ECHO_SECONDS) > 0:
+            for known in self._known.values():
+                known.until += stood
+        self._echoed = now
 
     @property
     def is_away(self) -> bool:
@@ -88,10 +99,14 @@ class Neighbours:
                 if known.until > self._away_since:
                     known.until = max(known.until, now + TTL_SECONDS)
             self._away_since = None
+            if self._echoed is not None:
+                self._echoed = now
 
     def all(self, now: float) -> list[Presence]:
         """Return the runners that are there, this one among them, by name."""
         at = now if self._away_since is None else self._away_since
+        if self._echoed is not None:
+            at = min(at, self._echoed + ECHO_SECONDS)
         for name in [name for name, known in self._known.items() if known.until <= at]:
             del self._known[name]
         return [self._known[name].presence for name in sorted(self._known)]
@@ -103,6 +118,8 @@ class Neighbours:
     def boots(self, now: float) -> frozenset[str] | None:
         """Return the boots of the runners that are there; None while that is not known."""
         if self._away_since is not None or self.node not in self._known:
+            return None
+        if self._echoed is not None and now > self._echoed + ECHO_SECONDS:
             return None
         return frozenset(each.boot for each in self.all(now))
 

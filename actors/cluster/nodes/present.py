@@ -18,6 +18,10 @@ from protocol.nodes import Presence
 
 _LAST_SECONDS: Final = 1.0
 """For the last message, that this runner ends."""
+_TELL_SECONDS: Final = 2.0
+"""The longest wait for the engine to store a presence."""
+_AGAIN_SECONDS: Final = 0.5
+"""Pause after it was not stored: that of an election is shorter than the life of a presence, if none is missed."""
 
 log = structlog.get_logger("cluster")
 
@@ -99,16 +103,19 @@ class Present:
             self._soon = trio.Event()
             now = self.look()
             self.neighbours.hear(now, trio.current_time())
-            await self._publish(now)
-            with trio.move_on_after(RENEW_SECONDS):
+            stored = await self._publish(now)
+            with trio.move_on_after(RENEW_SECONDS if stored else _AGAIN_SECONDS):
                 await self._soon.wait()
 
-    async def _publish(self, presence: Presence) -> None:
+    async def _publish(self, presence: Presence) -> bool:
+        """Return whether the engine has stored a presence."""
         try:
             subject = self.board.names.presence(presence.node)
-            await self.board.publish(subject, encode(presence), ttl=TTL_SECONDS, timeout=RENEW_SECONDS)
+            await self.board.publish(subject, encode(presence), ttl=TTL_SECONDS, timeout=_TELL_SECONDS)
         except EngineError as problem:
             log.debug("presence is not published", why=str(problem))
+            return False
+        return True
 
     async def _hear(self) -> None:
         async with self.board.read(self.board.names.nodes, after=0) as reader:
@@ -121,6 +128,8 @@ class Present:
                         log.info("the presence of a runner of another release cannot be read")
                         continue
                     self.neighbours.hear(presence, trio.current_time())
+                    if presence.boot == self.neighbours.boot:
+                        self.neighbours.echo(trio.current_time())
                 self._warn_doubled()
 
     def _warn_doubled(self) -> None:

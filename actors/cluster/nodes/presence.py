@@ -16,7 +16,7 @@ TTL_SECONDS: Final = 10.0
 """A runner that has not renewed its presence for this long is gone."""
 RENEW_SECONDS: Final = 3.0
 ECHO_SECONDS: Final = RENEW_SECONDS + 1.0
-"""A runner that hears its own presence not for this long may not hear the others either."""
+"""A runner that has not heard its own presence for this long may not hear those of others either."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Presence)

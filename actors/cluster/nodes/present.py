@@ -21,7 +21,7 @@ _LAST_SECONDS: Final = 1.0
 _TELL_SECONDS: Final = 2.0
 """The longest wait for the engine to store a presence."""
 _AGAIN_SECONDS: Final = 0.5
-"""Pause after it was not stored: that of an election is shorter than the life of a presence, if none is missed."""
+"""Pause after it was not stored, as during an election."""
 
 log = structlog.get_logger("cluster")
 

@@ -117,7 +117,8 @@ async def test_a_list_is_cancelled(site, tmp_path):
     service, flag = site.service, tmp_path / "flag"
     later = await service.submit(ANYBODY, "echo", b"1", terms=Terms(run_at=time.time() + 3600))
     name, follower = await service.begin(ANYBODY, "talks", json.dumps({"lines": 1, "flag": str(flag)}).encode())
-    await follower.next()
+    while b"half" not in b"".join(repr(event).encode() for event in (await follower.next() or ())):
+        pass
     done = await service.execute(ANYBODY, "echo", b"1")
 
     page = await site.json("POST", "/executions/cancel?since=1&dry_run=true")

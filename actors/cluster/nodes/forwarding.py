@@ -230,5 +230,5 @@ def _unmet(missing: tuple[str, ...], tried: list[str], *, is_away: bool) -> Runn
             f"the runners with {wanted}, which the module needs, did not take the call: {', '.join(tried)}; try again"
         )
         return error(ErrorKind.UNAVAILABLE, text, field="needs", retry_after=1)
-    text = f"no runner of the cluster that takes work has {wanted}, which the module `needs`; start one with the label"
+    text = f"no runner that takes work has {wanted}, which the module needs: see `nodes`, and `doctor` on each runner"
     return error(ErrorKind.UNAVAILABLE, text, field="needs", retry_after=5)

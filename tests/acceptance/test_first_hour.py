@@ -59,6 +59,16 @@ def log(home):
     return (home / "log").read_text()
 
 
+def lines(home, text):
+    """Return the lines of the log with a text, once there is one; it may follow the start."""
+
+    def found():
+        return [line for line in log(home).splitlines() if text in line]
+
+    wait_for(found)
+    return found()
+
+
 def greeting(home):
     """Return the log with the whole of the lines that follow the start."""
     wait_for(lambda: log(home).partition(OWN)[2].count("\n") > 2)
@@ -70,22 +80,19 @@ def greeting(home):
 
 def test_the_start_names_modules_that_cannot_run_here(server, tmp_path):
     running = server(ECHO.replace("}}\n", "},") + CONTAINED.strip().replace("\n", ",") + "}\n")
-    warnings = [line for line in log(tmp_path).splitlines() if "calls of these modules fail" in line]
+    (warning,) = lines(tmp_path, "calls of these modules fail")
 
-    assert len(warnings) == 1
-    assert "docker" in warnings[0]
-    assert re.search(r"modules='?d, e'?", warnings[0])
-    assert "no container engine answers at unix:///nowhere/docker.sock" in warnings[0]
+    assert "docker" in warning
+    assert re.search(r"modules='?d, e'?", warning)
+    assert "no container engine answers at unix:///nowhere/docker.sock" in warning
     assert running.execute("m", 1).status_code == 200
 
 
 def test_the_start_names_recipients_that_do_not_exist(server, tmp_path):
-    running = server(ECHO.replace("}}\n", ", on_end: [{module: later}]}}\n"))
-    running.stop()
+    server(ECHO.replace("}}\n", ", on_end: [{module: later}]}}\n"))
+    (warning,) = lines(tmp_path, "a notice has no receiver yet")
 
-    warnings = [line for line in log(tmp_path).splitlines() if "a notice has no receiver yet" in line]
-    assert len(warnings) == 1
-    assert "on_end[0].module: there is no module 'later' yet" in warnings[0]
+    assert "on_end[0].module: there is no module 'later' yet" in warning
 
 
 def test_prepare_without_an_engine_names_the_cause(tmp_path):

@@ -59,14 +59,11 @@ def log(home):
     return (home / "log").read_text()
 
 
-def lines(home, text):
-    """Return the lines of the log with a text, once there is one; it may follow the start."""
-
-    def found():
-        return [line for line in log(home).splitlines() if text in line]
-
-    wait_for(found)
-    return found()
+def told(running, home, text):
+    """Return the lines of the log with a text, of which the first may follow the start; stops the server."""
+    wait_for(lambda: text in log(home))
+    running.stop()
+    return [line for line in log(home).splitlines() if text in line]
 
 
 def greeting(home):
@@ -80,17 +77,18 @@ def greeting(home):
 
 def test_the_start_names_modules_that_cannot_run_here(server, tmp_path):
     running = server(ECHO.replace("}}\n", "},") + CONTAINED.strip().replace("\n", ",") + "}\n")
-    (warning,) = lines(tmp_path, "calls of these modules fail")
+    answer = running.execute("m", 1)
+    (warning,) = told(running, tmp_path, "calls of these modules fail")
 
+    assert answer.status_code == 200
     assert "docker" in warning
     assert re.search(r"modules='?d, e'?", warning)
     assert "no container engine answers at unix:///nowhere/docker.sock" in warning
-    assert running.execute("m", 1).status_code == 200
 
 
 def test_the_start_names_recipients_that_do_not_exist(server, tmp_path):
-    server(ECHO.replace("}}\n", ", on_end: [{module: later}]}}\n"))
-    (warning,) = lines(tmp_path, "a notice has no receiver yet")
+    running = server(ECHO.replace("}}\n", ", on_end: [{module: later}]}}\n"))
+    (warning,) = told(running, tmp_path, "a notice has no receiver yet")
 
     assert "on_end[0].module: there is no module 'later' yet" in warning
 

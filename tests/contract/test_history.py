@@ -107,7 +107,7 @@ async def test_a_running_execution_is_in_the_database_soon(tmp_path):
         history.begin(execution)
         assert history.statistics().running == 1
         assert await history.get(execution.id) == execution
-        with trio.fail_after(10):
+        with trio.fail_after(5):
             await stored(history)
         assert [row[0] for row in rows(tmp_path)] == [execution.id]
         assert history.statistics().running == 0

@@ -104,12 +104,15 @@ class Neighbours:
 
     def all(self, now: float) -> list[Presence]:
         """Return the runners that are there, this one among them, by name."""
-        at = now if self._away_since is None else self._away_since
-        if self._echoed is not None:
-            at = min(at, self._echoed + ECHO_SECONDS)
+        at = self._judged(now)
         for name in [name for name, known in self._known.items() if known.until <= at]:
             del self._known[name]
         return [self._known[name].presence for name in sorted(self._known)]
+
+    def _judged(self, now: float) -> float:
+        """Return the time up to which the silence of a runner counts."""
+        at = now if self._away_since is None else self._away_since
+        return at if self._echoed is None else min(at, self._echoed + ECHO_SECONDS)
 
     def get(self, node: str, now: float) -> Presence | None:
         """Return a runner that is there."""
@@ -117,9 +120,7 @@ class Neighbours:
 
     def boots(self, now: float) -> frozenset[str] | None:
         """Return the boots of the runners that are there; None while that is not known."""
-        if self._away_since is not None or self.node not in self._known:
-            return None
-        if self._echoed is not None and now > self._echoed + ECHO_SECONDS:
+        if self.is_away or self._judged(now) < now or self.node not in self._known:
             return None
         return frozenset(each.boot for each in self.all(now))
 
